@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. Everything else is a convenience.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help install demo test stress lint clean
+
+help:
+	@echo "make demo          install into $(VENV), make synthetic data, train, report (CUDA=1: CUDA builds)"
+	@echo "make test          the test suite, under 10 minutes on two cores"
+	@echo "make stress        the slow and large tests"
+	@echo "make lint          ruff and mypy"
+
+install: $(VENV)/.installed
+
+# torch first, so that nothing pulls another build; torchrec without its dependencies, because it declares the CUDA build of FBGEMM.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt torch
+ifdef CUDA
+	$(PIP) install -q -c constraints.txt -e '.[cuda,dev]'
+else
+	$(PIP) install -q -c constraints.txt fbgemm-gpu-cpu
+	$(PIP) install -q -c constraints.txt --no-deps torchrec
+	$(PIP) install -q -c constraints.txt -e '.[cpu,dev]'
+endif
+	@touch $@
+
+demo: install
+	$(BIN)/recsys-emb demo --out demo
+
+test: install
+	$(BIN)/python -m pytest
+
+stress: install
+	$(BIN)/python -m pytest -m stress
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,1 @@
+"""From raw click logs to batches: sources/ -> encode.py -> store.py -> batches.py."""

@@ -1,0 +1,165 @@
+"""Batches from a prepared split: rows gathered from memory-mapped arrays, shuffled without holding the split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchrec import KeyedJaggedTensor
+
+from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.data.store import Jagged, Split
+
+BLOCK_ROWS = 1 << 16
+BUFFER_BLOCKS = 64
+
+
+@dataclass
+class Batch:
+    """B rows.
+
+    dense:     float32 [B, Nd]
+    sparse:    KeyedJaggedTensor of ``schema.sparse_keys``; ids int64
+    sequences: KeyedJaggedTensor of ``schema.sequence_keys``, oldest id first, or None
+    labels:    float32 [B], 0 or 1
+    weights:   float32 [B] or None
+    groups:    int64 [B], the user of each row for GAUC, or None
+    """
+
+    dense: Tensor
+    sparse: KeyedJaggedTensor
+    sequences: KeyedJaggedTensor | None
+    labels: Tensor
+    weights: Tensor | None = None
+    groups: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``; itself when it is there already."""
+        if self.labels.device == device:
+            return self
+        return Batch(
+            dense=self.dense.to(device, non_blocking=True),
+            sparse=self.sparse.to(device, non_blocking=True),
+            sequences=None if self.sequences is None else self.sequences.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            weights=None if self.weights is None else self.weights.to(device, non_blocking=True),
+            groups=None if self.groups is None else self.groups.to(device, non_blocking=True),
+        )
+
+
+def row_order(rows: int, *, seed: int, epoch: int, block_rows: int = BLOCK_ROWS) -> Iterator[Tensor]:
+    """Shuffled row numbers of one epoch, int64, in pieces; every row occurs once.
+
+    Blocks of consecutive rows are dealt in random order into buffers of ``BUFFER_BLOCKS`` blocks and the rows of a
+    buffer are permuted: a split of up to four million rows is shuffled fully, a larger one touches a bounded window
+    of the files at a time, so it need not fit in memory.
+    """
+    generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)
+    blocks = torch.randperm((rows + block_rows - 1) // block_rows, generator=generator)
+    for buffer in blocks.split(BUFFER_BLOCKS):
+        starts = (buffer * block_rows).tolist()
+        numbers = torch.cat([torch.arange(s, min(s + block_rows, rows)) for s in starts])
+        yield numbers[torch.randperm(len(numbers), generator=generator)]
+
+
+class BatchLoader:
+    """Iterates a split in batches.
+
+    Args:
+        split: where the rows come from.
+        schema: the dataset's schema.
+        batch_size: rows of a batch; the last one of an epoch may be smaller.
+        shuffle: a new order every epoch, fixed by ``seed`` and the epoch; else the stored order.
+        seed: seed of the order.
+    """
+
+    def __init__(
+        self, split: Split, schema: DatasetSchema, batch_size: int, *, shuffle: bool = False, seed: int = 0
+    ) -> None:
+        self.split = split
+        self.schema = schema
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self._ones = torch.ones(len(schema.single_valued) * batch_size, dtype=torch.int64)
+        users = [f.name for f in schema.single_valued]
+        self._user = users.index(schema.user) if schema.user is not None else None
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return (len(self.split) + self.batch_size - 1) // self.batch_size
+
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Batches ``start``, ``start + 1``, ... of an epoch; the same arguments give the same batches."""
+        for number, rows in enumerate(self._pieces(epoch)):
+            if number >= start:
+                yield self._gather(rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch()
+
+    def _pieces(self, epoch: int) -> Iterator[Tensor | slice]:
+        rows, size = len(self.split), self.batch_size
+        if not self.shuffle:
+            yield from (slice(s, min(s + size, rows)) for s in range(0, rows, size))
+            return
+        rest = torch.empty(0, dtype=torch.int64)
+        for numbers in row_order(rows, seed=self.seed, epoch=epoch):
+            pieces = torch.cat([rest, numbers]).split(size)
+            rest = pieces[-1]
+            yield from pieces[:-1]
+        if len(rest):
+            yield rest
+
+    def _gather(self, rows: Tensor | slice) -> Batch:
+        s = self.split
+        labels = _take(s.labels, rows).float()
+        ids = _take(s.ids, rows)  # [B, F]
+        values, lengths = [ids.t().reshape(-1).long()], [self._ones[: ids.numel()]]
+        for field in self.schema.multi_valued:
+            v, n = _take_jagged(s.jagged[field.name], rows)
+            values.append(v)
+            lengths.append(n)
+        return Batch(
+            dense=_take(s.dense, rows),
+            sparse=_kjt(self.schema.sparse_keys, values, lengths, len(labels)),
+            sequences=self._sequences(rows, len(labels)),
+            labels=labels,
+            weights=None if s.weights is None else _take(s.weights, rows),
+            groups=None if self._user is None else ids[:, self._user].long(),
+        )
+
+    def _sequences(self, rows: Tensor | slice, batch_size: int) -> KeyedJaggedTensor | None:
+        if not self.schema.sequences:
+            return None
+        values, lengths = zip(*(_take_jagged(self.split.jagged[f.name], rows) for f in self.schema.sequences))
+        return _kjt(self.schema.sequence_keys, list(values), list(lengths), batch_size)
+
+
+def _kjt(keys: list[str], values: list[Tensor], lengths: list[Tensor], stride: int) -> KeyedJaggedTensor:
+    if len(values) == 1:
+        return KeyedJaggedTensor(keys, values[0], lengths=lengths[0], stride=stride)
+    return KeyedJaggedTensor(keys, torch.cat(values), lengths=torch.cat(lengths), stride=stride)
+
+
+def _take(array: Tensor, rows: Tensor | slice) -> Tensor:
+    # index_select is five times faster than array[rows] here.
+    return array[rows].clone() if isinstance(rows, slice) else array.index_select(0, rows)
+
+
+def _take_jagged(field: Jagged, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+    """Values int64 [m] and lengths int64 [B] of the rows."""
+    if isinstance(rows, slice):
+        bounds = field.offsets[rows.start : rows.stop + 1]
+        return field.values[bounds[0] : bounds[-1]].long(), bounds.diff()
+    starts = field.offsets.index_select(0, rows)
+    lengths = field.offsets.index_select(0, rows + 1) - starts
+    ends = lengths.cumsum(0)
+    shift = (starts - ends + lengths).repeat_interleave(lengths)
+    positions = shift + torch.arange(len(shift))
+    return field.values.index_select(0, positions).long(), lengths

@@ -1,0 +1,90 @@
+"""What a prepared dataset holds: its fields and vocabularies (``schema.json``)."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+OOV_ID = 0
+"""Id of out-of-vocabulary values in every vocabulary; its embedding row is trainable."""
+
+HASHED_IDS = 2**63 - 1
+"""Size of a vocabulary whose ids are 63-bit hashes of the raw values (``data prepare --ids hash64``)."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CategoricalField(_Frozen):
+    """A field of one id per row, or of any number (``multi_valued``, pooled by the embedding layer)."""
+
+    name: str
+    vocabulary: str
+    multi_valued: bool = False
+
+
+class SequenceField(_Frozen):
+    """A behaviour history, oldest first, embedded without pooling.
+
+    ``target`` is the categorical field whose past values it lists; both use the same vocabulary.
+    """
+
+    name: str
+    vocabulary: str
+    target: str
+    max_length: int
+
+
+class DatasetSchema(_Frozen):
+    """Fields of a prepared dataset, in the order of the stored columns.
+
+    ``vocabularies`` maps a vocabulary's name to its number of ids, the out-of-vocabulary id 0 included.
+    ``user`` names the categorical field that GAUC groups by.
+    """
+
+    dense: tuple[str, ...] = ()
+    categorical: tuple[CategoricalField, ...] = ()
+    sequences: tuple[SequenceField, ...] = ()
+    vocabularies: dict[str, int] = {}
+    user: str | None = None
+    weighted: bool = False
+    ids: Literal["vocabulary", "hash64"] = "vocabulary"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        fields = [*self.categorical, *self.sequences]
+        names = [*self.dense, *(f.name for f in fields)]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"field names used twice: {', '.join(twice)}")
+        for f in fields:
+            if f.vocabulary not in self.vocabularies:
+                raise ValueError(f"field {f.name!r}: unknown vocabulary {f.vocabulary!r}")
+        by_name = {f.name: f for f in self.categorical}
+        for s in self.sequences:
+            target = by_name.get(s.target)
+            if target is None or target.vocabulary != s.vocabulary:
+                raise ValueError(f"sequence {s.name!r}: target {s.target!r} is not a field of the same vocabulary")
+        if self.user is not None and (self.user not in by_name or by_name[self.user].multi_valued):
+            raise ValueError(f"user {self.user!r} is not a single-valued categorical field")
+        return self
+
+    @property
+    def single_valued(self) -> tuple[CategoricalField, ...]:
+        return tuple(f for f in self.categorical if not f.multi_valued)
+
+    @property
+    def multi_valued(self) -> tuple[CategoricalField, ...]:
+        return tuple(f for f in self.categorical if f.multi_valued)
+
+    @property
+    def sparse_keys(self) -> list[str]:
+        """Keys of ``Batch.sparse``: single-valued fields first, then the multi-valued ones."""
+        return [f.name for f in (*self.single_valued, *self.multi_valued)]
+
+    @property
+    def sequence_keys(self) -> list[str]:
+        """Keys of ``Batch.sequences``."""
+        return [f.name for f in self.sequences]

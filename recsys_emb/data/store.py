@@ -1,0 +1,174 @@
+"""The prepared dataset: a folder of memory-mapped arrays that are read back without parsing.
+
+    DIR/
+      dataset.json              what made it: source, options, row counts, checksums
+      schema.json               fields and vocabulary sizes (schema.py)
+      vocabularies/NAME.arrow   the raw value of each id, in the order of the ids (absent for hash64 ids)
+      counts/NAME.npy           int64 [ids]: how often each id of a vocabulary occurs in the training split
+      rejected.tsv              malformed rows: line, reason, text
+      train/ valid/ test/
+        labels.npy              uint8 [n]
+        weights.npy             float32 [n], when the schema is weighted
+        dense.npy               float32 [n, Nd]
+        ids.npy                 int32 [n, F] of the single-valued fields (int64 when ids are hashes)
+        FIELD.values.npy        int32 [m] of a multi-valued or sequence field, row after row
+        FIELD.offsets.npy       int64 [n + 1]: where each row's values start
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.errors import UserError
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid", "test")
+
+
+class NpyWriter:
+    """Appends blocks of rows to a ``.npy`` file whose length is not known beforehand.
+
+    Args:
+        path: the file.
+        dtype: dtype of the array.
+        columns: row width for a 2-d array; None for a 1-d array.
+    """
+
+    _HEADER = 128
+
+    def __init__(self, path: Path, dtype: np.typing.DTypeLike, columns: int | None = None) -> None:
+        self._dtype = np.dtype(dtype)
+        self._columns = columns
+        self._file = open(path, "wb")  # noqa: SIM115  closed by close()
+        self._file.write(b"\0" * self._HEADER)
+        self.rows = 0
+
+    def append(self, block: np.ndarray) -> None:
+        """Writes ``block`` [n] or [n, columns], cast to the file's dtype."""
+        if block.shape[1:] != (() if self._columns is None else (self._columns,)):
+            raise ValueError(f"{self._file.name}: block of shape {block.shape}, expected columns {self._columns}")
+        np.ascontiguousarray(block, dtype=self._dtype).tofile(self._file)
+        self.rows += len(block)
+
+    def close(self) -> None:
+        """Writes the header with the final shape."""
+        shape = (self.rows,) if self._columns is None else (self.rows, self._columns)
+        header = f"{{'descr': '{self._dtype.str}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+        length = self._HEADER - 10
+        self._file.seek(0)
+        self._file.write(b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + header.ljust(length - 1) + b"\n")
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """Values of a multi-valued or sequence field: row i holds ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: Tensor  # int32 or int64 [m]
+    offsets: Tensor  # int64 [n + 1]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The memory-mapped arrays of one split; nothing is read until rows are gathered."""
+
+    name: str
+    labels: Tensor  # uint8 [n]
+    weights: Tensor | None  # float32 [n]
+    dense: Tensor  # float32 [n, Nd]
+    ids: Tensor  # int32 or int64 [n, F]
+    jagged: dict[str, Jagged]  # multi-valued and sequence fields
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class EncodedDataset:
+    """A prepared folder, opened read-only.
+
+    Raises:
+        UserError: the folder is not a prepared dataset, or was prepared by another version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "dataset.json").is_file():
+            what = "is not a prepared dataset (no dataset.json)" if self.path.exists() else "does not exist"
+            raise UserError(f"data.path {self.path} {what}; make one with `recsys-emb data prepare`")
+        self.manifest: dict[str, Any] = _read_json(self.path / "dataset.json")
+        version = self.manifest.get("format_version")
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{self.path} was prepared as format {version}, this version reads {FORMAT_VERSION}; prepare it again"
+            )
+        try:
+            self.schema = DatasetSchema.model_validate(_read_json(self.path / "schema.json"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{self.path / 'schema.json'}: {first['loc']}: {first['msg']}") from None
+
+    @property
+    def name(self) -> str:
+        """What reports call the dataset: the name given at preparation, else the source."""
+        return self.manifest.get("name") or self.manifest.get("source", self.path.name)
+
+    @property
+    def bayes(self) -> dict[str, dict[str, float]]:
+        """Per split, ``auc`` and ``logloss`` of the true click probabilities; empty where they are unknown."""
+        return self.manifest.get("bayes", {})
+
+    def split(self, name: str) -> Split:
+        """The arrays of ``train``, ``valid`` or ``test``."""
+        if name not in SPLITS:
+            raise UserError(f"unknown split {name!r}; allowed: {', '.join(SPLITS)}")
+        folder = self.path / name
+        jagged = [f.name for f in (*self.schema.multi_valued, *self.schema.sequences)]
+        return Split(
+            name=name,
+            labels=_open(folder / "labels.npy"),
+            weights=_open(folder / "weights.npy") if self.schema.weighted else None,
+            dense=_open(folder / "dense.npy"),
+            ids=_open(folder / "ids.npy"),
+            jagged={f: Jagged(_open(folder / f"{f}.values.npy"), _open(folder / f"{f}.offsets.npy")) for f in jagged},
+        )
+
+    def counts(self, vocabulary: str) -> np.ndarray:
+        """int64 [ids]: occurrences of each id in the training split (memory-mapped)."""
+        return _map(self.path / "counts" / f"{vocabulary}.npy")
+
+
+def open_dataset(path: str | Path) -> EncodedDataset:
+    """Opens a folder written by ``recsys-emb data prepare``."""
+    return EncodedDataset(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        # Copy-on-write: torch accepts only writable arrays without a warning; the file is never changed.
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except ValueError as error:
+        if "empty" not in str(error):  # an array of no elements cannot be mapped
+            raise UserError(f"{path}: damaged array ({error}); prepare the dataset again") from None
+        return np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); prepare the dataset again") from None
+
+
+def _open(path: Path) -> Tensor:
+    return torch.from_numpy(_map(path))

@@ -1,0 +1,81 @@
+"""Named plug-ins: embedding backends, CTR models and data sources.
+
+A registry imports every module of its home package on first use, so adding a plug-in is adding one file.
+Another distribution adds one through an entry point in the registry's group, e.g.
+
+    [project.entry-points."recsys_emb.backends"]
+    my_method = "my_package.my_module:MyBackend"
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from recsys_emb.errors import UserError
+
+T = TypeVar("T", bound=type)
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+class Registry(Generic[T]):
+    """Plug-in classes of one kind, by name.
+
+    Args:
+        kind: what an entry is called in messages, e.g. ``"backend"``.
+        package: dotted name of the package whose modules register the built-in entries.
+        group: entry-point group through which other distributions add theirs.
+    """
+
+    def __init__(self, kind: str, package: str, group: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._group = group
+        self._entries: dict[str, T] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Class decorator; sets ``cls.name``. Raises ValueError on a bad or taken name."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{self.kind} name {name!r}: use lower-case letters, digits, '_' and '-'")
+
+        def add(cls: T) -> T:
+            taken = self._entries.get(name)
+            if taken is not None and taken is not cls:
+                raise ValueError(f"{self.kind} {name!r} is already registered by {taken.__module__}")
+            cls.name = name  # type: ignore[attr-defined]
+            self._entries[name] = cls
+            return cls
+
+        return add
+
+    def get(self, name: str) -> T:
+        """The class registered as ``name``; UserError that lists what there is otherwise."""
+        self._load()
+        if name not in self._entries:
+            close = difflib.get_close_matches(name, self._entries, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise UserError(f"unknown {self.kind} {name!r}{hint}; available: {', '.join(self.names())}")
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        self._load()
+        return sorted(self._entries)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self._package}.{module.name}")
+        for point in entry_points(group=self._group):
+            self.register(point.name)(point.load())
+        self._loaded = True
