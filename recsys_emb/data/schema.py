@@ -28,13 +28,15 @@ class CategoricalField(_Frozen):
 class SequenceField(_Frozen):
     """A behaviour history, oldest first, embedded without pooling.
 
-    ``target`` is the categorical field whose past values it lists; both use the same vocabulary.
+    ``target`` is the categorical field whose past values it lists; both use the same vocabulary. ``aligned_with``
+    names an earlier sequence field that has the same length in every row (an item's category beside the item).
     """
 
     name: str
     vocabulary: str
     target: str
     max_length: int
+    aligned_with: str | None = None
 
 
 class DatasetSchema(_Frozen):
@@ -67,6 +69,9 @@ class DatasetSchema(_Frozen):
             target = by_name.get(s.target)
             if target is None or target.vocabulary != s.vocabulary:
                 raise ValueError(f"sequence {s.name!r}: target {s.target!r} is not a field of the same vocabulary")
+        for i, s in enumerate(self.sequences):
+            if s.aligned_with is not None and s.aligned_with not in [e.name for e in self.sequences[:i]]:
+                raise ValueError(f"sequence {s.name!r}: aligned_with {s.aligned_with!r} is no earlier sequence field")
         if self.user is not None and (self.user not in by_name or by_name[self.user].multi_valued):
             raise ValueError(f"user {self.user!r} is not a single-valued categorical field")
         return self

@@ -1,18 +1,18 @@
 """The prepared dataset: a folder of memory-mapped arrays that are read back without parsing.
 
-    DIR/
-      dataset.json              what made it: source, options, row counts, checksums
-      schema.json               fields and vocabulary sizes (schema.py)
-      vocabularies/NAME.arrow   the raw value of each id, in the order of the ids (absent for hash64 ids)
-      counts/NAME.npy           int64 [ids]: how often each id of a vocabulary occurs in the training split
-      rejected.tsv              malformed rows: line, reason, text
-      train/ valid/ test/
-        labels.npy              uint8 [n]
-        weights.npy             float32 [n], when the schema is weighted
-        dense.npy               float32 [n, Nd]
-        ids.npy                 int32 [n, F] of the single-valued fields (int64 when ids are hashes)
-        FIELD.values.npy        int32 [m] of a multi-valued or sequence field, row after row
-        FIELD.offsets.npy       int64 [n + 1]: where each row's values start
+DIR/
+  dataset.json              what made it: source, options, row counts, checksums
+  schema.json               fields and vocabulary sizes (schema.py)
+  vocabularies/NAME.arrow   the raw value of each id, in the order of the ids (absent for hash64 ids)
+  counts/NAME.npy           int64 [ids]: how often each id of a vocabulary occurs in the training split
+  rejected.tsv              malformed rows: line, reason, text
+  train/ valid/ test/
+    labels.npy              uint8 [n]
+    weights.npy             float32 [n], when the schema is weighted
+    dense.npy               float32 [n, Nd]
+    ids.npy                 int32 [n, F] of the single-valued fields (int64 when ids are hashes)
+    FIELD.values.npy        int32 [m] of a multi-valued or sequence field, row after row
+    FIELD.offsets.npy       int64 [n + 1]: where each row's values start
 """
 
 from __future__ import annotations

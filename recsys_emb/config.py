@@ -1,0 +1,185 @@
+"""The config of a run: pydantic models, so a mistake is refused before anything is loaded, by the name of its key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from recsys_emb.embeddings.base import BackendConfig, backend_registry
+from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes
+from recsys_emb.errors import UserError
+from recsys_emb.models.base import ModelConfig, model_registry
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Which prepared dataset."""
+
+    path: Path = Field(description="a folder made by `recsys-emb data prepare`")
+
+
+class EmbeddingConfig(_Section):
+    """Which embedding method, and how much memory it may take when served."""
+
+    backend: str = Field("full", description="one of `recsys-emb backends`")
+    budget: float | int | str | None = Field(
+        None, description="a ratio such as 0.1 or bytes such as 20MB; absent: unbounded"
+    )
+    init_std: float = Field(0.01, gt=0, description="standard deviation of a vector's initial values")
+    options: SerializeAsAny[BackendConfig] = Field(
+        default_factory=BackendConfig, description="the backend's own options"
+    )
+
+    @field_validator("budget", mode="after")
+    @classmethod
+    def _budget_is_a_size(cls, budget: Budget) -> Budget:
+        budget_bytes(budget, 1)
+        return budget
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_options(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        backend = backend_registry.get(str(data.get("backend", "full")))
+        options = data.get("options") or {}
+        if not isinstance(options, (Mapping, BackendConfig)):
+            raise UserError(f"embedding.options: expected a mapping of options, got {options!r}")
+        return {**data, "options": backend_config(backend, options)}
+
+
+class TrainingConfig(_Section):
+    """How to train; the defaults suit a first run on any dataset."""
+
+    epochs: int = Field(20, ge=1, description="passes over the training split at most")
+    max_steps: int | None = Field(None, ge=1, description="stop after so many batches")
+    batch_size: int = Field(4096, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    lr_drop: float = Field(0.1, gt=0, le=1, description="factor on the learning rate at a plateau")
+    eval_every: int | None = Field(None, ge=1, description="batches between evaluations; absent: every epoch")
+    patience: int = Field(1, ge=0, description="evaluations without a gain, after a drop, before training stops")
+    min_delta: float = Field(1e-5, ge=0, description="least gain of validation AUC that counts")
+    precision: Literal["fp32", "bf16", "auto"] = Field("auto", description="of the dense part; tables stay fp32")
+    embedding_optimizer: Literal["adam", "rowwise_adagrad", "sgd", "dense_adam"] = Field(
+        "adam",
+        description="adam: with catch-up of rows that batches skip; dense_adam: walks whole tables, for reference",
+    )
+    l2_embedding: float = Field(1e-5, ge=0, description="L2 on embedding vectors: gradient l2 * w")
+    l2_dense: float = Field(0.0, ge=0, description="L2 on the other weights")
+    max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient norm of the other weights")
+
+
+class RunConfig(_Section):
+    """One run."""
+
+    data: DataConfig
+    model: SerializeAsAny[ModelConfig]
+    embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    seed: int = Field(1, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _typed_model(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        if "name" not in data:
+            raise UserError(f"model.name: missing; allowed: {', '.join(model_registry.names())}")
+        cls_ = model_registry.get(str(data["name"])).Config
+        try:
+            return cls_.model_validate(dict(data))
+        except ValidationError as error:
+            raise UserError(explain(error, cls_, prefix="model")) from None
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a YAML file and applies ``a.b=value`` overrides, whose values are YAML too.
+
+    Raises:
+        UserError: unreadable file, unknown key, wrong type or impossible value, in one line.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise UserError(f"config {path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"config {path}: expected a mapping with the keys {', '.join(RunConfig.model_fields)}")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, source=str(path))
+
+
+def parse_config(tree: Mapping[str, Any], source: str = "config") -> RunConfig:
+    """A RunConfig of nested mappings. Raises UserError in one line."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{source}: {explain(error, RunConfig)}") from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """YAML that ``load_config`` reads back to an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override!r}: expected KEY=VALUE such as training.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from None
+    if isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-3 as a string
+            value = float(value)
+        except ValueError:
+            pass
+    *parents, last = key.split(".")
+    node = tree
+    for part in parents:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--set {override!r}: {part!r} is a value, not a section")
+    node[last] = value
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first mistake of a ValidationError as ``key: what was wrong, what was given; what is allowed``."""
+    first = error.errors()[0]
+    path = [str(p) for p in first["loc"]]
+    key = ".".join([prefix, *path] if prefix else path) or "config"
+    if first["type"] == "extra_forbidden":
+        keys = list(_section(model, path[:-1]).model_fields)
+        close = difflib.get_close_matches(path[-1], keys, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"{key}: unknown key{hint}; allowed: {', '.join(keys)}"
+    if first["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+
+
+def _section(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    for part in path:
+        if part not in model.model_fields:
+            break
+        annotation = model.model_fields[part].annotation
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return model

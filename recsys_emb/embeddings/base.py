@@ -1,0 +1,230 @@
+"""The contract of an embedding backend: one abstract method, ``lookup``; everything else has a default.
+
+Words: a *table* is logical, N ids that embed to D columns (TorchRec's ``EmbeddingBagConfig``). A *group* is a set of
+tables of one width that one backend serves, so that methods may share memory between tables. N, D, T stand for ids,
+columns and tables.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from recsys_emb.errors import UserError
+from recsys_emb.registry import Registry
+
+if TYPE_CHECKING:
+    from recsys_emb.training.stages import Stage
+
+Role = Literal["weight", "arch", "threshold", "scale"]
+
+Stats = Mapping[str, np.ndarray]
+"""Per table name, int64 [num_embeddings]: how often each id occurs in the training split."""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One logical table.
+
+    ``init_std`` is the standard deviation that a full table would start with; methods that factorise or share rows
+    scale their parts so that a looked-up row has it. ``init_fn`` (TorchRec's) overrides it where rows are stored.
+    ``hashed`` ids are 63-bit hashes: there is no list of them.
+    """
+
+    name: str
+    num_embeddings: int
+    init_std: float = 0.01
+    init_fn: Callable[[Tensor], Tensor | None] | None = None
+    hashed: bool = False
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """Tables of one width, served by one backend."""
+
+    tables: tuple[TableSpec, ...]
+    embedding_dim: int
+
+    @property
+    def num_embeddings(self) -> int:
+        return sum(t.num_embeddings for t in self.tables)
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of the uncompressed fp32 tables, what a budget's ratio refers to."""
+        return 4 * self.embedding_dim * self.num_embeddings
+
+
+@dataclass(frozen=True)
+class StorageItem:
+    """One stored array of the serving form."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    role: str = "weight"
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that one rule trains; ``role`` lets a run give each kind its own learning rate."""
+
+    role: Role
+    params: list[nn.Parameter]
+    lr_scale: float = 1.0
+
+
+class BackendConfig(BaseModel):
+    """Options of a backend; sizes left None are filled by ``plan``. Each backend extends this."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EmbeddingBackend(nn.Module, ABC):
+    """The embedding of one group of tables.
+
+    A subclass implements ``lookup``, and usually ``plan`` and a ``Config``. The trainer, the collections and the
+    artifact call the rest blindly.
+
+    Args:
+        spec: the tables.
+        config: as returned by ``plan``, all sizes fixed.
+        device: where parameters are made; ``meta`` allocates nothing.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[BackendConfig]] = BackendConfig
+    needs_id_list: ClassVar[bool] = True
+    """False for methods that work on 63-bit hashes of values never listed."""
+
+    def __init__(self, spec: GroupSpec, config: BackendConfig, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.config = config
+        sizes = torch.tensor([t.num_embeddings for t in spec.tables])
+        # Not persistent: derived from the spec, so it is no part of the stored bytes. Never on meta, it is host data.
+        self._sizes = sizes.tolist()
+
+    # -- the one method a backend must have ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """Embeds ids.
+
+        Args:
+            ids: int64 [N], each table's own ids (0..num_embeddings-1), table-major.
+            counts: int64 [T], on the CPU: how many of the ids belong to each table of the group.
+
+        Returns:
+            float [N, embedding_dim].
+        """
+
+    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """``lookup`` after a check of the ids. Raises IndexError naming table, id and size."""
+        self._check_ids(ids, counts)
+        return self.lookup(ids, counts)
+
+    def _check_ids(self, ids: Tensor, counts: Tensor) -> None:
+        for table, part in zip(self.spec.tables, ids.split(counts.tolist())):
+            if len(part):
+                low, high = (int(x) for x in torch.aminmax(part))
+                if low < 0 or high >= table.num_embeddings:
+                    bad = low if low < 0 else high
+                    raise IndexError(f"table {table.name!r}: id {bad} is outside 0..{table.num_embeddings - 1}")
+
+    # -- sizing -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def plan(
+        cls, spec: GroupSpec, config: BackendConfig, budget: int | None = None, stats: Stats | None = None
+    ) -> BackendConfig:
+        """Memory budget -> sizes; pure, allocates nothing, instant for 33 million ids.
+
+        Args:
+            spec: the tables.
+            config: the user's options.
+            budget: bytes that the serving form may take at most; None leaves the method's own default.
+            stats: id counts of the training split, where known.
+
+        Raises:
+            UserError: the budget is out of reach; the message says the least reachable bytes.
+        """
+        return config
+
+    def storage(self) -> list[StorageItem]:
+        """Every stored array of the serving form. Works on the meta device, so planned bytes need no memory."""
+        return [StorageItem(name, tuple(t.shape), t.dtype) for name, t in self.state_dict().items()]
+
+    def serving_bytes(self) -> int:
+        return sum(item.nbytes for item in self.storage())
+
+    def compact(self) -> EmbeddingBackend:
+        """The serving form: same rows in eval mode, nothing stored beyond ``storage()``."""
+        return self
+
+    # -- what training calls ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def stages(cls, config: BackendConfig) -> Sequence[Stage]:
+        """What a run of this method consists of; by default one training."""
+        from recsys_emb.training.stages import Train
+
+        return (Train(),)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Which rule trains which parameter."""
+        return [ParamGroup("weight", list(self.parameters()))]
+
+    def aux_loss(self) -> Tensor | None:
+        """A term added to the loss, computed from the last lookup."""
+        return None
+
+    def after_backward(self, step: int) -> None:
+        """Called between backward and the optimizer's step."""
+
+    def after_step(self, step: int) -> None:
+        """Called after the optimizer's step."""
+
+    def after_epoch(self, epoch: int) -> None:
+        """Called at the end of every epoch."""
+
+    # -- reading rows out ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def rows(self, table: int, chunk: int = 1 << 18) -> Iterator[Tensor]:
+        """All rows of one table as a serving lookup gives them, float [<= chunk, D], in the order of the ids."""
+        counts = torch.zeros(len(self.spec.tables), dtype=torch.int64)
+        was_training = self.training
+        self.eval()
+        try:
+            device = next(self.parameters()).device
+            for start in range(0, self._sizes[table], chunk):
+                ids = torch.arange(start, min(start + chunk, self._sizes[table]), device=device)
+                counts[table] = len(ids)
+                yield self.lookup(ids, counts)
+        finally:
+            self.train(was_training)
+
+
+backend_registry: Registry[type[EmbeddingBackend]] = Registry(
+    "backend", "recsys_emb.embeddings.backends", "recsys_emb.backends"
+)
+register = backend_registry.register
+
+
+def out_of_reach(method: str, budget: int, least: int) -> UserError:
+    """The error of every ``plan`` whose budget cannot be met."""
+    return UserError(
+        f"embedding.budget: {method} cannot fit in {budget:,} bytes; the least it can reach is {least:,} bytes"
+    )

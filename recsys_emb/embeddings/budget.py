@@ -1,0 +1,75 @@
+"""Memory budgets: what a user writes -> bytes -> a backend's sizes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats, backend_registry
+from recsys_emb.errors import UserError
+
+Budget = float | int | str | None
+
+_UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+
+
+def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
+    """Bytes of a budget.
+
+    Args:
+        budget: a ratio to the full table above 0 and up to 1 (``0.1``), bytes (``2000000``), a size with a unit
+            (``"20MB"``, ``"16MiB"``), or None for unbounded.
+        full_bytes: bytes of the uncompressed fp32 tables.
+
+    Raises:
+        UserError: anything else.
+    """
+    if budget is None:
+        return None
+    allowed = "a ratio above 0 and up to 1 such as 0.1, or bytes such as 2000000 or 20MB"
+    if isinstance(budget, str):
+        match = _SIZE.fullmatch(budget)
+        unit = match[2].upper() if match else ""
+        if match is None or (unit and unit not in _UNITS):
+            raise UserError(f"embedding.budget: {budget!r} is not a size; allowed: {allowed}")
+        if unit:
+            return int(float(match[1]) * _UNITS[unit])
+        budget = float(match[1])
+    if isinstance(budget, bool) or not budget > 0 or budget != budget or budget == float("inf"):
+        raise UserError(f"embedding.budget: {budget!r} is out of range; allowed: {allowed}")
+    return int(budget * full_bytes) if budget <= 1 else int(budget)
+
+
+def backend_config(backend: type[EmbeddingBackend], options: Mapping[str, Any] | BackendConfig) -> BackendConfig:
+    """The typed config of ``options``. Raises UserError naming the key and what is allowed."""
+    if isinstance(options, BackendConfig):
+        return options
+    try:
+        return backend.Config.model_validate(dict(options))
+    except ValidationError as error:
+        from recsys_emb.config import explain
+
+        raise UserError(explain(error, backend.Config, prefix="embedding.options")) from None
+
+
+def plan_backend(
+    name: str,
+    spec: GroupSpec,
+    budget: int | None = None,
+    stats: Stats | None = None,
+    options: Mapping[str, Any] | BackendConfig | None = None,
+) -> tuple[type[EmbeddingBackend], BackendConfig]:
+    """The class and the sized config of a backend for a group, without allocating anything; ``budget`` in bytes."""
+    backend = backend_registry.get(name)
+    hashed = [t.name for t in spec.tables if t.hashed]
+    if hashed and backend.needs_id_list:
+        raise UserError(
+            f"embedding.backend: {name} needs the list of ids, but {hashed[0]!r} holds 63-bit hashes "
+            "(data prepared with --ids hash64)"
+        )
+    config = backend_config(backend, options or {})
+    return backend, backend.plan(spec, config, budget, stats)

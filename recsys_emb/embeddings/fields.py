@@ -1,0 +1,70 @@
+"""The embedding layer of a CTR model: all fields of a batch through one lookup."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchrec import JaggedTensor, KeyedJaggedTensor
+
+from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, TableSpec
+from recsys_emb.embeddings.collections import Feature, lookup_features
+
+
+def group_spec(schema: DatasetSchema, embedding_dim: int, init_std: float) -> GroupSpec:
+    """One table for each vocabulary that a field uses, in the order of the fields."""
+    fields = [*schema.single_valued, *schema.multi_valued, *schema.sequences]
+    names = dict.fromkeys(f.vocabulary for f in fields)
+    hashed = schema.ids == "hash64"
+    return GroupSpec(
+        tuple(TableSpec(n, schema.vocabularies[n], init_std=init_std, hashed=hashed) for n in names), embedding_dim
+    )
+
+
+class FieldEmbedding(nn.Module):
+    """Embeds a batch's fields with one backend lookup.
+
+    Fields that share a vocabulary (a target item and its history) share a table. Multi-valued fields are averaged.
+
+    Args:
+        schema: the dataset's fields.
+        backend: serves ``group_spec(schema, width, ...)``.
+        pool_sequences: append each sequence as one more field, its average, instead of returning it unpooled.
+    """
+
+    def __init__(self, schema: DatasetSchema, backend: EmbeddingBackend, pool_sequences: bool) -> None:
+        super().__init__()
+        self.backend = backend
+        self.width = backend.spec.embedding_dim
+        fields = [*schema.single_valued, *schema.multi_valued, *schema.sequences]
+        self.pooled_keys = schema.sparse_keys + (schema.sequence_keys if pool_sequences else [])
+        self._kept = [] if pool_sequences else schema.sequence_keys
+        tables = [t.name for t in backend.spec.tables]
+        features = [Feature(f.name, tables.index(f.vocabulary)) for f in fields]
+        self._features = sorted(features, key=lambda f: f.table)
+        looked = [f.key for f in self._features]
+        self._pooled_at = [looked.index(k) for k in self.pooled_keys]
+        self._kept_at = [looked.index(k) for k in self._kept]
+
+    @property
+    def num_fields(self) -> int:
+        """F, the number of pooled vectors of a row."""
+        return len(self.pooled_keys)
+
+    def forward(
+        self, sparse: KeyedJaggedTensor, sequences: KeyedJaggedTensor | None
+    ) -> tuple[Tensor, dict[str, JaggedTensor]]:
+        """Pooled vectors [B, F, width] in the order of ``pooled_keys``, and unpooled sequences by name."""
+        kjt = sparse if sequences is None else KeyedJaggedTensor.concat([sparse, sequences])
+        looked = lookup_features(self.backend, self._features, kjt)
+        if not self._kept and len(self._features) == self.num_fields:
+            pooled = looked.pooled([True] * self.num_fields)
+            if self._pooled_at != list(range(self.num_fields)):
+                pooled = pooled[self._pooled_at]
+            return pooled.transpose(0, 1), {}
+        parts = looked.split()
+        pooled = torch.cat([parts[i].pooled([True]) for i in self._pooled_at])
+        kept = {
+            key: JaggedTensor(parts[i].rows, lengths=parts[i].lengths[0]) for key, i in zip(self._kept, self._kept_at)
+        }
+        return pooled.transpose(0, 1), kept

@@ -1,0 +1,43 @@
+"""The physical table: rows of floats that are gathered, and that sparse optimizers update row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class EmbeddingTable(nn.Module):
+    """[num_rows, dim] floats.
+
+    Attributes:
+        weight: the rows.
+        sparse_grad: gradients are sparse COO (what row-wise optimizers need) instead of dense (what ``torch.optim``'s
+            Adam and TorchRec's unsharded collections have). The trainer turns it on.
+        before_lookup: called with the row numbers before they are gathered in training; an optimizer that defers
+            updates of untouched rows brings these rows up to date here.
+    """
+
+    def __init__(self, num_rows: int, dim: int, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_rows, dim, device=device))
+        self.sparse_grad = False
+        self.before_lookup: Callable[[Tensor], None] | None = None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """rows int64 [...] -> float [..., dim]."""
+        if self.before_lookup is not None and self.training and torch.is_grad_enabled():
+            self.before_lookup(rows)
+        return F.embedding(rows, self.weight, sparse=self.sparse_grad)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
+
+
+def fill_uniform(weight: Tensor, std: float) -> None:
+    """Uniform values of standard deviation ``std``, in place, without a temporary."""
+    if weight.device.type != "meta":
+        with torch.no_grad():
+            weight.uniform_(-(3**0.5) * std, 3**0.5 * std)
