@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,8 +83,8 @@ class RunConfig(_Section):
 
     data: DataConfig
     model: SerializeAsAny[ModelConfig]
-    embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    training: TrainingConfig = TrainingConfig()
     seed: int = Field(1, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -145,10 +146,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from None
     if isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-3 as a string
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
             value = float(value)
-        except ValueError:
-            pass
     *parents, last = key.split(".")
     node = tree
     for part in parents:

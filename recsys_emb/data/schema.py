@@ -77,6 +77,11 @@ class DatasetSchema(_Frozen):
         return self
 
     @property
+    def embedded(self) -> list[CategoricalField | SequenceField]:
+        """All fields with a vocabulary: single-valued, multi-valued, sequences."""
+        return [*self.single_valued, *self.multi_valued, *self.sequences]
+
+    @property
     def single_valued(self) -> tuple[CategoricalField, ...]:
         return tuple(f for f in self.categorical if not f.multi_valued)
 

@@ -26,7 +26,7 @@ from torchrec.modules.embedding_modules import (
     get_embedding_names_by_table,
 )
 
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats, TableSpec
+from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, TableSpec
 from recsys_emb.embeddings.budget import Budget, budget_bytes, plan_backend
 
 

@@ -13,8 +13,7 @@ from recsys_emb.embeddings.collections import Feature, lookup_features
 
 def group_spec(schema: DatasetSchema, embedding_dim: int, init_std: float) -> GroupSpec:
     """One table for each vocabulary that a field uses, in the order of the fields."""
-    fields = [*schema.single_valued, *schema.multi_valued, *schema.sequences]
-    names = dict.fromkeys(f.vocabulary for f in fields)
+    names = dict.fromkeys(f.vocabulary for f in schema.embedded)
     hashed = schema.ids == "hash64"
     return GroupSpec(
         tuple(TableSpec(n, schema.vocabularies[n], init_std=init_std, hashed=hashed) for n in names), embedding_dim
@@ -36,11 +35,10 @@ class FieldEmbedding(nn.Module):
         super().__init__()
         self.backend = backend
         self.width = backend.spec.embedding_dim
-        fields = [*schema.single_valued, *schema.multi_valued, *schema.sequences]
         self.pooled_keys = schema.sparse_keys + (schema.sequence_keys if pool_sequences else [])
         self._kept = [] if pool_sequences else schema.sequence_keys
         tables = [t.name for t in backend.spec.tables]
-        features = [Feature(f.name, tables.index(f.vocabulary)) for f in fields]
+        features = [Feature(f.name, tables.index(f.vocabulary)) for f in schema.embedded]
         self._features = sorted(features, key=lambda f: f.table)
         looked = [f.key for f in self._features]
         self._pooled_at = [looked.index(k) for k in self.pooled_keys]

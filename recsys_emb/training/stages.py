@@ -31,7 +31,7 @@ class Search:
     """Calls the backend's ``search`` with a function that scores candidates on the validation split."""
 
     name: str = "search"
-    carry: Carry = Carry()  # noqa: RUF009  frozen
+    carry: Carry = Carry()
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Compact:
     """Replaces the backend by its serving form."""
 
     name: str = "compact"
-    carry: Carry = Carry()  # noqa: RUF009  frozen
+    carry: Carry = Carry()
 
 
 Stage = Train | Search | Compact

@@ -1,0 +1,1 @@
+"""One file per raw format; each registers itself and is found by its file being here."""

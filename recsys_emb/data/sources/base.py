@@ -1,0 +1,138 @@
+"""What a raw format gives to the encoder: which fields there are, and its rows in blocks.
+
+The encoder (encode.py) walks ``blocks`` twice: once to count values of the training split, once to write ids.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from recsys_emb.data.schema import CategoricalField, SequenceField
+from recsys_emb.registry import Registry
+
+TRAIN, VALID, TEST = 0, 1, 2
+"""Codes of ``Block.split``, positions in ``store.SPLITS``."""
+
+
+class SourceOptions(BaseModel):
+    """Options of a source, set by ``--option key=value``; each source extends this."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class DenseColumn:
+    """A numeric field.
+
+    ``standard`` subtracts the training mean and divides by the training deviation, ``log1p`` takes
+    sign(x) log(1 + |x|) first; a missing value becomes the mean, 0. ``none`` keeps the value, missing becomes 0.
+    """
+
+    name: str
+    transform: Literal["none", "standard", "log1p"] = "standard"
+
+
+@dataclass(frozen=True)
+class RawFields:
+    """The fields of a source; the encoder adds the vocabulary sizes."""
+
+    dense: tuple[DenseColumn, ...] = ()
+    categorical: tuple[CategoricalField, ...] = ()
+    sequences: tuple[SequenceField, ...] = ()
+    user: str | None = None
+    weighted: bool = False
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A malformed row: where it stands, what is wrong, its text."""
+
+    file: str
+    line: int
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive good rows.
+
+    frame:    a column per field: dense Float32/Float64 with null for missing; single-valued String or integer with
+              null for missing (a value of its own to the encoder); multi-valued and sequence fields List of these
+    labels:   uint8 [n], 0 or 1
+    split:    uint8 [n], TRAIN, VALID or TEST
+    weights:  float32 [n], when the source is weighted
+    rejected: malformed rows met since the block before
+    """
+
+    frame: pl.DataFrame
+    labels: np.ndarray
+    split: np.ndarray
+    weights: np.ndarray | None = None
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+class Source(ABC):
+    """A raw format.
+
+    Args:
+        path: what ``--input`` names: a file, a folder or a glob; None for sources that make their rows.
+        options: the source's options.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for ``recsys-emb data list``."""
+    Options: ClassVar[type[SourceOptions]] = SourceOptions
+    needs_input: ClassVar[bool] = True
+
+    def __init__(self, path: Path | None, options: SourceOptions) -> None:
+        self.path = path
+        self.options = options
+
+    @abstractmethod
+    def fields(self) -> RawFields:
+        """The fields of every block."""
+
+    @abstractmethod
+    def blocks(self) -> Iterator[Block]:
+        """The rows in file order; every call gives the same blocks.
+
+        Raises:
+            UserError: missing or unreadable file, missing column, empty input.
+        """
+
+    def bayes(self) -> dict[str, Any]:
+        """Per split, ``auc`` and ``logloss`` of the true click probabilities, for sources that know them.
+
+        Called after ``blocks`` has been walked.
+        """
+        return {}
+
+
+source_registry: Registry[type[Source]] = Registry("data source", "recsys_emb.data.sources", "recsys_emb.sources")
+register = source_registry.register
+
+
+def random_split(start: int, rows: int, ratios: tuple[float, float, float], seed: int) -> np.ndarray:
+    """Split codes uint8 [rows] of rows ``start, start + 1, ...``; the same whatever the block boundaries.
+
+    A counter-based generator (splitmix64 of seed and row number) gives each row its own uniform number.
+    """
+    with np.errstate(over="ignore"):
+        x = np.arange(start, start + rows, dtype=np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    uniform = (x >> np.uint64(11)) / float(1 << 53)
+    edges = np.cumsum(np.asarray(ratios) / sum(ratios))[:2]
+    return np.searchsorted(edges, uniform, side="right").astype(np.uint8)
