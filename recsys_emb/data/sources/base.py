@@ -16,6 +16,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from recsys_emb.data.schema import CategoricalField, SequenceField
+from recsys_emb.data.splitmix import GOLDEN, stream, uniform
 from recsys_emb.registry import Registry
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -128,11 +129,7 @@ def random_split(start: int, rows: int, ratios: tuple[float, float, float], seed
     A counter-based generator (splitmix64 of seed and row number) gives each row its own uniform number.
     """
     with np.errstate(over="ignore"):
-        x = np.arange(start, start + rows, dtype=np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x ^= x >> np.uint64(31)
-    uniform = (x >> np.uint64(11)) / float(1 << 53)
+        key = np.uint64(seed) * np.uint64(GOLDEN) * np.uint64(GOLDEN)
+    uniforms = uniform(stream(key, np.arange(start + 1, start + rows + 1)))
     edges = np.cumsum(np.asarray(ratios) / sum(ratios))[:2]
-    return np.searchsorted(edges, uniform, side="right").astype(np.uint8)
+    return np.searchsorted(edges, uniforms, side="right").astype(np.uint8)
