@@ -1,0 +1,169 @@
+"""Metrics against scikit-learn, per-user loops and cases worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, roc_auc_score
+
+from recsys_emb.errors import UserError
+from recsys_emb.training.metrics import Predictions, auc, calibration, evaluate, gauc, logloss, normalized_entropy
+
+METRICS = ["auc", "logloss", "ne", "calibration", "gauc"]
+
+
+@st.composite
+def splits(draw):
+    """Logits (few distinct values: heavy ties), labels of both classes, weights and users."""
+    n = draw(st.integers(2, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    levels = draw(st.sampled_from([1, 2, 3, 10, 10**6]))
+    logits = (rng.integers(-levels, levels + 1, n) * draw(st.sampled_from([0.125, 1e-6, 3.0]))).clip(-15, 15)
+    logits = torch.tensor(logits, dtype=torch.float32)
+    labels = torch.tensor(rng.random(n) < draw(st.floats(0.05, 0.95)), dtype=torch.float32)
+    labels[:2] = torch.tensor([0.0, 1.0])
+    weights = torch.tensor(rng.uniform(0.1, 5, n), dtype=torch.float32)
+    users = torch.tensor(rng.choice([0, 1, 7, -3, 2**40], n), dtype=torch.int64)
+    return logits, labels, weights, users
+
+
+def gauc_by_loop(scores, labels, users):
+    total, impressions = 0.0, 0
+    for user in np.unique(users):
+        rows = users == user
+        if len(np.unique(labels[rows])) == 2:
+            total += roc_auc_score(labels[rows], scores[rows]) * rows.sum()
+            impressions += rows.sum()
+    return total / impressions if impressions else None
+
+
+@given(splits())
+@settings(max_examples=150, deadline=None)
+def test_equal_to_scikit_learn_and_to_loops(split):
+    logits, labels, weights, users = split
+    x, y, w = logits.numpy(), labels.numpy(), weights.numpy()
+    p = 1 / (1 + np.exp(-x.astype(np.float64)))
+    assert auc(logits, labels) == pytest.approx(roc_auc_score(y, x), abs=1e-12)
+    assert auc(logits, labels, weights) == pytest.approx(roc_auc_score(y, x, sample_weight=w), abs=1e-9)
+    for weight, sample_weight in ((None, None), (weights, w)):
+        loss = log_loss(y, p, sample_weight=sample_weight)
+        rate = np.average(y, weights=sample_weight).astype(np.float64)
+        entropy = -rate * np.log(rate) - (1 - rate) * np.log(1 - rate)
+        assert logloss(logits, labels, weight) == pytest.approx(loss, rel=1e-6)
+        assert normalized_entropy(logits, labels, weight) == pytest.approx(loss / entropy, rel=1e-5)
+        mean = np.average(p, weights=sample_weight)
+        assert calibration(logits, labels, weight) == pytest.approx(mean / rate, rel=1e-5)
+    expected = gauc_by_loop(x, y, users.numpy())
+    assert gauc(logits, labels, users) == (None if expected is None else pytest.approx(expected, abs=1e-12))
+
+
+def test_auc_by_hand():
+    # pairs (positive, negative): (3,1) won, (3,2) won, (2,1) won, (2,2) a tie: 3.5 of 4
+    scores, labels = torch.tensor([1.0, 2.0, 2.0, 3.0]), torch.tensor([0, 0, 1, 1])
+    assert auc(scores, labels) == 0.875
+    # the negative at 1 weighs 3: won 3 + 1 + 3, tie 0.5 of 1 + 1 -> 7.5 of 8
+    assert auc(scores, labels, torch.tensor([3.0, 1, 1, 1])) == 0.9375
+    assert auc(-scores, labels) == 0.125
+    assert auc(torch.zeros(4), labels) == 0.5
+
+
+def test_minus_zero_ties_with_zero():
+    scores, labels = torch.tensor([0.0, -0.0]), torch.tensor([0.0, 1.0])
+    assert auc(scores, labels) == 0.5
+    assert gauc(scores, labels, torch.zeros(2, dtype=torch.int64)) == 0.5
+
+
+def test_gauc_by_hand():
+    # user 5: AUC 1 over 2 rows; user 9: AUC 0.5 (one won, one lost) over 3 rows; user 7 has clicks only
+    scores = torch.tensor([0.1, 0.9, 0.5, -0.2, 0.2, 0.8, 0.3])
+    labels = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    users = torch.tensor([5, 5, 7, 9, 9, 9, 7])
+    assert gauc(scores, labels, users) == pytest.approx((1.0 * 2 + 0.5 * 3) / 5)
+    assert gauc(scores, labels, torch.arange(7)) is None
+
+
+def test_logloss_normalised_entropy_and_calibration_by_hand():
+    labels = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    half = torch.zeros(4)  # probability 1/2 everywhere
+    assert logloss(half, labels) == pytest.approx(math.log(2))
+    assert calibration(half, labels) == pytest.approx(2.0)
+    base_rate = torch.full((4,), math.log(1 / 3), dtype=torch.float64)  # log-odds of 1/4
+    assert normalized_entropy(base_rate, labels) == pytest.approx(1.0)
+    assert calibration(base_rate, labels) == pytest.approx(1.0)
+    confident = torch.tensor([80.0, -80.0, -80.0, 80.0])  # a wrong one costs its logit, finite
+    assert logloss(confident, labels) == pytest.approx(20.0)
+
+
+def test_users_far_apart_and_close_by_give_the_same_gauc():
+    generator = torch.Generator().manual_seed(3)
+    scores, users = torch.randn(5000, generator=generator), torch.randint(0, 300, (5000,), generator=generator)
+    labels = (torch.rand(5000, generator=generator) < 0.3).float()
+    expected = gauc_by_loop(scores.numpy(), labels.numpy(), users.numpy())
+    assert gauc(scores, labels, users) == pytest.approx(expected, abs=1e-12)
+    assert gauc(scores, labels, users * 2**50 - 2**62) == pytest.approx(expected, abs=1e-12)
+
+
+def test_predictions_by_batch_equal_the_whole():
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(1000, generator=generator), torch.randint(0, 2, (1000,), generator=generator)
+    weights, users = torch.rand(1000, generator=generator), torch.randint(0, 30, (1000,), generator=generator)
+    collected = Predictions()
+    for rows in torch.arange(1000).split(33):
+        buffer = logits[rows].clone().requires_grad_()
+        collected.append(buffer, labels[rows], weights[rows], users[rows])
+        buffer.data.fill_(7)  # the caller's buffer is its own again
+    assert len(collected) == 1000
+    assert torch.equal(collected.logits, logits)
+    result = evaluate(collected)
+    assert list(result) == METRICS
+    assert result["auc"] == auc(logits, labels, weights)
+    assert result["logloss"] == logloss(logits, labels, weights)
+    assert result["ne"] == normalized_entropy(logits, labels, weights)
+    assert result["calibration"] == calibration(logits, labels, weights)
+    assert result["gauc"] == gauc(logits, labels, users)
+
+
+def test_without_groups_gauc_is_none():
+    collected = Predictions()
+    collected.append(torch.tensor([0.0, 1.0]), torch.tensor([0, 1]))
+    assert evaluate(collected) == {
+        "auc": 1.0,
+        "logloss": pytest.approx((math.log(2) + math.log1p(math.exp(-1))) / 2),
+        "ne": pytest.approx((1 + math.log2(1 + math.exp(-1))) / 2),
+        "calibration": pytest.approx(0.5 + 1 / (1 + math.exp(-1))),
+        "gauc": None,
+    }
+
+
+def test_a_batch_of_the_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"labels: expected the shape \[B\]"):
+        Predictions().append(torch.zeros(3), torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_is_an_error_that_says_what_to_do(label):
+    collected = Predictions()
+    collected.append(torch.randn(8), torch.full((8,), label))
+    with pytest.raises(UserError, match=rf"all 8 labels of the split are {label}; prepare the data") as error:
+        evaluate(collected)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_diverged_predictions_are_an_error(bad):
+    logits = torch.tensor([0.1, bad, 0.2])
+    for metric in (auc, logloss, normalized_entropy, calibration):
+        with pytest.raises(UserError, match="1 of 3 predictions are NaN or infinite: training diverged"):
+            metric(logits, torch.tensor([0.0, 1.0, 1.0]))
+
+
+def test_an_empty_split_and_a_class_without_weight_are_errors():
+    with pytest.raises(UserError, match="no rows"):
+        evaluate(Predictions())
+    with pytest.raises(UserError, match="weight"):
+        auc(torch.randn(2), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
