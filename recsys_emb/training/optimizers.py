@@ -20,7 +20,7 @@ from recsys_emb.embeddings.tables import EmbeddingTable
 
 @dataclass
 class Rows:
-    """The distinct rows of one lookup: ``distinct`` int64 [U]; ``inverse`` int64, position in it of each looked-up row."""
+    """The distinct rows of a lookup, int64 [U]; ``inverse`` is where each looked-up row stands among them."""
 
     distinct: Tensor
     inverse: Tensor
@@ -73,14 +73,14 @@ class TableOptimizer(ABC):
 
     @abstractmethod
     def update(self, rows: Tensor, grad: Tensor) -> None:
-        """One update of ``rows`` int64 [U] by their gradient [U, D] (which may be overwritten); ``steps`` is counted."""
+        """Updates ``rows`` int64 [U] by their gradient [U, D], which may be overwritten."""
 
     def discard(self) -> None:
         """Forgets lookups and gradient of a step that is not taken."""
         self._looked = []
         self.table.weight.grad = None
 
-    def catch_up(self) -> None:
+    def catch_up(self) -> None:  # noqa: B027  nothing lags behind by default
         """Brings every row up to date: before an evaluation, a checkpoint, or a change of ``lr``."""
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,0 +1,97 @@
+"""Checkpoints: safetensors for tensors, JSON for the rest, written beside and renamed.
+
+checkpoints/STAGE/
+  step-00000144/          model.safetensors  optimizer.safetensors  state.json
+  best.json               {"folder": "step-00000144"}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recsys_emb.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of one stage: the last one and the best one are kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save(
+        self, step: int, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: dict[str, Any], best: bool
+    ) -> None:
+        """Writes one checkpoint, then drops those that are neither the last nor the best."""
+        target = self.path / f"step-{step:08d}"
+        beside = self.path / "writing.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in model.items()}, beside / "model.safetensors")
+        save_file({k: v.contiguous() for k, v in optimizer.items()}, beside / "optimizer.safetensors")
+        (beside / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        for file in beside.iterdir():
+            _fsync(file)
+        if target.exists():  # a run that was resumed behind it
+            shutil.rmtree(target)
+        beside.rename(target)
+        _fsync(self.path)
+        if best:
+            pointer = self.path / "best.json.tmp"
+            pointer.write_text(json.dumps({"folder": target.name}), encoding="utf-8")
+            _fsync(pointer)
+            pointer.replace(self.path / "best.json")
+        keep = {target, self.best()}
+        for old in self._folders():
+            if old not in keep:
+                shutil.rmtree(old)
+
+    def _folders(self) -> list[Path]:
+        return sorted(p for p in self.path.glob("step-*") if (p / "state.json").is_file())
+
+    def last(self) -> Path | None:
+        """The newest checkpoint."""
+        folders = self._folders()
+        return folders[-1] if folders else None
+
+    def best(self) -> Path | None:
+        """The checkpoint of the best evaluation so far."""
+        try:
+            folder = self.path / json.loads((self.path / "best.json").read_text(encoding="utf-8"))["folder"]
+        except FileNotFoundError:
+            return None
+        return folder if folder.is_dir() else None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UserError when it is damaged or missing."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def load_model(model: torch.nn.Module, folder: Path) -> None:
+    """Loads a checkpoint's weights. Raises UserError when they are of another model."""
+    try:
+        model.load_state_dict(load_tensors(folder / "model.safetensors"))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: does not fit the run's config ({reason})") from None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

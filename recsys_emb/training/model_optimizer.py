@@ -1,0 +1,95 @@
+"""One optimizer over a whole model: row-wise sparse ones for embedding tables, ``torch.optim.Adam`` for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from recsys_emb.config import TrainingConfig
+from recsys_emb.embeddings.tables import EmbeddingTable
+from recsys_emb.models.base import CTRModel
+from recsys_emb.training.optimizers import TABLE_OPTIMIZERS, TableOptimizer
+
+
+class ModelOptimizer:
+    """Steps every parameter of a model once.
+
+    The backend's ``param_groups`` say by which factor the learning rate of its other parameters differs.
+    """
+
+    def __init__(self, model: CTRModel, config: TrainingConfig) -> None:
+        tables = [m for m in model.modules() if isinstance(m, EmbeddingTable)]
+        in_tables = {id(t.weight) for t in tables}
+        scales = {id(p): g.lr_scale for g in model.embedding.backend.param_groups() for p in g.params}
+        groups: list[dict[str, object]] = []
+        by_scale: dict[float, list[nn.Parameter]] = {}
+        for p in model.parameters():
+            if id(p) not in in_tables:
+                by_scale.setdefault(scales.get(id(p), 1.0), []).append(p)
+        for scale, params in by_scale.items():
+            groups.append({"params": params, "scale": scale, "weight_decay": config.l2_dense})
+        self.tables: list[TableOptimizer] = []
+        if config.embedding_optimizer == "dense_adam":
+            weights = [t.weight for t in tables]
+            groups.append({"params": weights, "scale": 1.0, "weight_decay": config.l2_embedding})
+        else:
+            cls = TABLE_OPTIMIZERS[config.embedding_optimizer]
+            self.tables = [cls(t, config.learning_rate, config.l2_embedding) for t in tables]
+        self._max_norm = config.max_grad_norm
+        self._clipped = [p for params in by_scale.values() for p in params]
+        self.dense = torch.optim.Adam(groups, lr=config.learning_rate, fused=True) if groups else None
+        self.set_learning_rate(config.learning_rate)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Call after ``catch_up``: rows that lag behind missed steps of the old rate."""
+        for table in self.tables:
+            table.lr = lr
+        for group in self.dense.param_groups if self.dense else ():
+            group["lr"] = lr * group["scale"]
+
+    def step(self) -> None:
+        """Applies and drops all gradients."""
+        if self._max_norm is not None:
+            nn.utils.clip_grad_norm_(self._clipped, self._max_norm)
+        for table in self.tables:
+            table.step()
+        if self.dense:
+            self.dense.step()
+            self.dense.zero_grad(set_to_none=True)
+
+    def discard(self) -> None:
+        """Drops gradients of a step that is not taken."""
+        for table in self.tables:
+            table.discard()
+        if self.dense:
+            self.dense.zero_grad(set_to_none=True)
+
+    def catch_up(self) -> None:
+        """Brings all table rows up to date."""
+        for table in self.tables:
+            table.catch_up()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Flat: ``table.I.NAME`` and ``dense.I.NAME``. Tables must be caught up."""
+        state = {f"table.{i}.{k}": v for i, t in enumerate(self.tables) for k, v in t.state_dict().items()}
+        if self.dense:
+            for i, values in self.dense.state_dict()["state"].items():
+                state |= {f"dense.{i}.{k}": v for k, v in values.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor], steps: int) -> None:
+        """Restores ``state_dict()`` after ``steps`` steps."""
+        parts: dict[str, dict[int, dict[str, Tensor]]] = {"table": {}, "dense": {}}
+        for name, value in state.items():
+            kind, i, key = name.split(".", 2)
+            parts[kind].setdefault(int(i), {})[key] = value
+        for i, table in enumerate(self.tables):
+            table.load_state_dict(parts["table"].get(i, {}), steps)
+        if self.dense:
+            current = self.dense.state_dict()
+            self.dense.load_state_dict({"state": parts["dense"], "param_groups": current["param_groups"]})
+
+    def state_bytes(self) -> int:
+        return sum(v.nbytes for v in self.state_dict().values())

@@ -1,0 +1,59 @@
+"""Training shown in a terminal: a bar with loss, rate and time left, and a line for each evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from recsys_emb.training.trainer import Progress
+
+
+class Silent:
+    """Shows nothing."""
+
+    def step(self, progress: Progress, steps: int, loss: float) -> None: ...
+
+    def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None: ...
+
+
+class TerminalReporter:
+    """Use as a context; writes to stderr, so that stdout stays free for results."""
+
+    def __init__(self, title: str) -> None:
+        self.console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} rows/s  left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(title, total=None, loss=float("nan"), rate=0.0)
+        self._loss: float | None = None
+        self._rate_alpha = 0.02
+
+    def __enter__(self) -> TerminalReporter:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def step(self, progress: Progress, steps: int, loss: float) -> None:
+        self._loss = loss if self._loss is None else self._loss + self._rate_alpha * (loss - self._loss)
+        rate = progress.samples_per_second
+        self._bar.update(self._task, completed=progress.step, total=steps, loss=self._loss, rate=rate)
+
+    def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:
+        mark = "[green]best[/]" if best else f"flat {progress.flat}, learning rate {progress.learning_rate:.0e}"
+        self.console.print(
+            f"epoch {progress.epoch:>3}  step {progress.step:>6,}  valid AUC {figures['auc']:.5f}  "
+            f"logloss {figures['logloss']:.5f}  {progress.samples_per_second:>9,.0f} rows/s  {mark}",
+            highlight=False,
+        )

@@ -1,0 +1,186 @@
+"""Runs: from a config to a finished run folder, stage by stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsys_emb.config import RunConfig
+from recsys_emb.data.batches import BatchLoader
+from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
+from recsys_emb.embeddings.budget import budget_bytes, plan_backend
+from recsys_emb.embeddings.fields import group_spec
+from recsys_emb.errors import UserError
+from recsys_emb.models.base import CTRModel, build_model, model_registry
+from recsys_emb.training import metrics, runtime
+from recsys_emb.training.checkpoint import Checkpoints, load_model
+from recsys_emb.training.run_dir import RunDir, read_json, write_json
+from recsys_emb.training.stages import Train
+from recsys_emb.training.trainer import Progress, Reporter, Trainer, predict
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config means for a dataset: the group of tables, the backend and its sizes."""
+
+    spec: GroupSpec
+    backend: type[EmbeddingBackend]
+    config: BackendConfig
+
+    def build(self, device: torch.device | str | None = None) -> EmbeddingBackend:
+        return self.backend(self.spec, self.config, device)
+
+
+def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
+    """Sizes the embedding; allocates nothing.
+
+    Raises:
+        UserError: model and dataset do not fit together, or the budget is out of reach.
+    """
+    model = model_registry.get(config.model.name)
+    model.check(config.model, dataset.schema)
+    spec = group_spec(dataset.schema, model.embedding_width(config.model), config.embedding.init_std)
+    stats = {} if dataset.schema.ids == "hash64" else {t.name: dataset.counts(t.name) for t in spec.tables}
+    e = config.embedding
+    backend, sized = plan_backend(e.backend, spec, budget_bytes(e.budget, spec.full_bytes), stats, e.options)
+    return Plan(spec, backend, sized)
+
+
+def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False) -> dict[str, Any]:
+    """Trains as the config says and writes the run folder.
+
+    Args:
+        config: of a new run; with ``resume`` the folder's own config is used, and this one must equal it.
+        out: the run folder.
+        reporter: is told of steps and evaluations.
+        resume: continue the run in ``out``; a finished one just gives its report.
+
+    Returns:
+        the report.
+    """
+    dataset = open_dataset(config.data.path)
+    device = runtime.pick_device(config.device)
+    precision = runtime.pick_precision(config.training.precision, device)
+    planned = plan(config, dataset)
+    if resume and (out / "config.yaml").is_file():
+        run = RunDir.open(out)
+        if run.config != config:
+            raise UserError(f"--resume: {out} was started with another config than this one; see {out}/config.yaml")
+        if run.done:
+            return run.report
+    else:
+        run = RunDir.create(out, config, dataset.schema)
+    runtime.configure(config.seed, precision)
+    model = build_model(config.model, dataset.schema, planned.build(device)).to(device)
+    write_json(run.path / "embedding.json", planned.config.model_dump(mode="json"))
+
+    stages: list[dict[str, Any]] = []
+    for stage in planned.backend.stages(planned.config):
+        if not isinstance(stage, Train):
+            raise NotImplementedError(f"stage {stage}")
+        trainer = Trainer(
+            model,
+            config.training,
+            _loader(dataset, "train", config, shuffle=True),
+            _loader(dataset, "valid", config),
+            Checkpoints(run.checkpoints(stage.name)),
+            precision,
+        )
+        if resume:
+            trainer.resume()
+        with run.log(stage.name, trainer.progress.step) as log:
+            progress = trainer.fit(log, reporter)
+        stages.append({"name": stage.name, "seconds": progress.total_seconds, "steps": progress.step})
+    figures = metrics.evaluate(predict(model, _loader(dataset, "test", config), precision))
+    report = _report(config, dataset, planned, trainer, progress, figures, stages)
+    run.finish(report)
+    return report
+
+
+def _report(
+    config: RunConfig,
+    dataset: EncodedDataset,
+    planned: Plan,
+    trainer: Trainer,
+    progress: Progress,
+    figures: dict[str, float | None],
+    stages: list[dict[str, Any]],
+) -> dict[str, Any]:
+    backend = trainer.backend
+    serving, full = backend.serving_bytes(), planned.spec.full_bytes
+    return {
+        **figures,
+        **{f"valid_{k}": v for k, v in progress.best_metrics.items()},
+        "bayes_auc": dataset.bayes.get("test", {}).get("auc"),
+        "bayes_logloss": dataset.bayes.get("test", {}).get("logloss"),
+        "serving_bytes": serving,
+        "full_bytes": full,
+        "ratio": serving / full,
+        "budget": config.embedding.budget,
+        "training_bytes": trainer.training_bytes(),
+        "peak_rss_bytes": runtime.peak_rss_bytes(),
+        "vocabulary_bytes": dataset.manifest.get("vocabulary_bytes"),
+        "samples_per_second": progress.samples_per_second,
+        "train_seconds": progress.total_seconds,
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "model": config.model.name,
+        "backend": config.embedding.backend,
+        "dataset": dataset.name,
+        "seed": config.seed,
+        "device": str(trainer.device),
+        "precision": trainer.precision,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "stages": stages,
+    }
+
+
+def _loader(dataset: EncodedDataset, split: str, config: RunConfig, shuffle: bool = False) -> BatchLoader:
+    size = config.training.batch_size
+    return BatchLoader(dataset.split(split), dataset.schema, size, shuffle=shuffle, seed=config.seed)
+
+
+def restore(run: RunDir) -> tuple[CTRModel, str]:
+    """The trained model of a finished or unfinished run with its best weights, and the precision it runs in.
+
+    Raises:
+        UserError: the run has no checkpoint yet.
+    """
+    config = run.config
+    device = runtime.pick_device(config.device)
+    precision = runtime.pick_precision(config.training.precision, device)
+    dataset_schema = run.schema
+    cls = model_registry.get(config.model.name)
+    spec = group_spec(dataset_schema, cls.embedding_width(config.model), config.embedding.init_std)
+    backend = plan_backend(config.embedding.backend, spec)[0]
+    sized = backend.Config.model_validate(read_json(run.path / "embedding.json"))
+    model = build_model(config.model, dataset_schema, backend(spec, sized, device)).to(device)
+    best = Checkpoints(run.checkpoints("train")).best()
+    if best is None:
+        raise UserError(f"{run.path}: no checkpoint yet; continue the run with `recsys-emb train --resume`")
+    load_model(model, best)
+    return model, precision
+
+
+def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict[str, Any]:
+    """Metrics of a run's best weights on a split of its own dataset, or of another prepared with the same schema."""
+    config = run.config
+    dataset = open_dataset(data or config.data.path)
+    if dataset.schema != run.schema:
+        raise UserError(f"{dataset.path}: its fields or vocabularies differ from those that {run.path} was trained on")
+    model, precision = restore(run)
+    runtime.configure(config.seed, precision)
+    figures = metrics.evaluate(predict(model, _loader(dataset, split, config), precision))
+    return {"run": str(run.path), "split": split, "rows": len(dataset.split(split)), **figures}
+
+
+def check(config: RunConfig) -> tuple[Plan, DatasetSchema]:
+    """All that can be known of a config without training: dataset, model, budget. Raises UserError."""
+    dataset = open_dataset(config.data.path)
+    return plan(config, dataset), dataset.schema

@@ -1,0 +1,149 @@
+"""A run is a folder that explains itself.
+
+RUN/
+  config.yaml        the resolved config; `train` takes it as it is
+  env.json           versions and machine
+  schema.json        the dataset's fields
+  embedding.json     per stage: the backend and its planned sizes
+  metrics.jsonl      one JSON object a line: {"event": "train" | "eval", "stage", "step", "epoch", ...}
+  tensorboard/       the same for TensorBoard
+  checkpoints/       one folder a stage (checkpoint.py)
+  report.json        the final figures
+  DONE               written last: without it the run is not finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from recsys_emb.config import RunConfig, dump_config, load_config
+from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.errors import UserError
+from recsys_emb.training.runtime import environment
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside and renames, so that a reader never sees half a file."""
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with the same care."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError when the file is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+class RunDir:
+    """Paths and files of one run. Make it with ``create`` or ``open``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, schema: DatasetSchema) -> RunDir:
+        """A new folder. Raises UserError when ``path`` holds something already or cannot be written."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"--out {path}: exists already; continue it with --resume, or name a new folder")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(path / "config.yaml", dump_config(config))
+            write_json(path / "env.json", environment())
+            write_json(path / "schema.json", schema.model_dump(mode="json"))
+        except OSError as error:
+            raise UserError(f"--out {path}: cannot be written ({error.strerror})") from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """An existing run, finished or not. Raises UserError when it is none."""
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path}: not a run folder (no config.yaml); `recsys-emb train` makes one")
+        return cls(path)
+
+    @property
+    def config(self) -> RunConfig:
+        return load_config(self.path / "config.yaml")
+
+    @property
+    def schema(self) -> DatasetSchema:
+        return DatasetSchema.model_validate(read_json(self.path / "schema.json"))
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "DONE").is_file()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The final figures. Raises UserError while the run is unfinished."""
+        if not self.done:
+            raise UserError(f"{self.path}: the run is not finished; continue it with `recsys-emb train --resume`")
+        return read_json(self.path / "report.json")
+
+    def checkpoints(self, stage: str) -> Path:
+        return self.path / "checkpoints" / stage
+
+    def finish(self, report: dict[str, Any]) -> None:
+        """Writes the report, then the mark that the run is complete."""
+        write_json(self.path / "report.json", report)
+        write_text(self.path / "DONE", "")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; a half-written last line of a killed run is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    @contextmanager
+    def log(self, stage: str, step: int) -> Iterator[MetricsLog]:
+        """Appends to ``metrics.jsonl`` and TensorBoard; lines of this stage after ``step`` are dropped first."""
+        kept = [m for m in self.metrics() if m.get("stage") != stage or m["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
+        board = SummaryWriter(str(self.path / "tensorboard" / stage), purge_step=step + 1 if step else None)
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            try:
+                yield MetricsLog(stage, file, board)
+            finally:
+                board.close()
+
+
+class MetricsLog:
+    """Where the trainer writes its figures."""
+
+    def __init__(self, stage: str, file: Any, board: SummaryWriter) -> None:
+        self._stage = stage
+        self._file = file
+        self._board = board
+
+    def write(self, event: str, step: int, epoch: int, **figures: float | None) -> None:
+        record = {"event": event, "stage": self._stage, "step": step, "epoch": epoch, **figures}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            if value is not None:
+                self._board.add_scalar(f"{event}/{name}", value, step)
+
+
+def load_run(path: str | Path) -> RunDir:
+    """Opens a run folder: ``.config``, ``.report``, ``.metrics()``, ``.schema``."""
+    return RunDir.open(Path(path))

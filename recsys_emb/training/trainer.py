@@ -1,0 +1,228 @@
+"""The training loop: steps, evaluations, the plateau rule, checkpoints. It knows no model and no embedding method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recsys_emb.config import TrainingConfig
+from recsys_emb.data.batches import Batch, BatchLoader
+from recsys_emb.errors import UserError
+from recsys_emb.models.base import CTRModel
+from recsys_emb.training import metrics
+from recsys_emb.training.checkpoint import Checkpoints, load_model, load_tensors
+from recsys_emb.training.model_optimizer import ModelOptimizer
+from recsys_emb.training.run_dir import MetricsLog, read_json
+from recsys_emb.training.runtime import autocast
+
+
+@dataclass
+class Progress:
+    """Where a stage stands; everything that a resumed run needs besides tensors."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the current epoch
+    step: int = 0  # finished batches in all
+    learning_rate: float = 0.0
+    best_auc: float | None = None
+    best_step: int = 0
+    best_metrics: dict[str, float | None] = field(default_factory=dict)
+    flat: int = 0  # evaluations since the last gain
+    finished: bool = False
+    step_seconds: float = 0.0
+    total_seconds: float = 0.0
+    samples: int = 0
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.samples / self.step_seconds if self.step_seconds else 0.0
+
+
+class Reporter(Protocol):
+    """Who is told how training goes, to show it."""
+
+    def step(self, progress: Progress, steps: int, loss: float) -> None:
+        """After a batch; ``steps`` is the most there can be."""
+
+    def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:
+        """After an evaluation on the validation split."""
+
+
+class Trainer:
+    """Trains a model for one stage.
+
+    Args:
+        model: on its device.
+        config: the training section.
+        train, valid: the splits; the test split is never given.
+        checkpoints: where the stage's checkpoints go; the newest is continued.
+        precision: ``fp32`` or ``bf16``.
+    """
+
+    log_every = 50
+
+    def __init__(
+        self,
+        model: CTRModel,
+        config: TrainingConfig,
+        train: BatchLoader,
+        valid: BatchLoader,
+        checkpoints: Checkpoints,
+        precision: str,
+    ) -> None:
+        self.model = model
+        self.backend = model.embedding.backend
+        self.config = config
+        self.train = train
+        self.valid = valid
+        self.checkpoints = checkpoints
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        self.optimizer = ModelOptimizer(model, config)
+        self.progress = Progress(learning_rate=config.learning_rate)
+        self.steps = min(config.epochs * len(train), config.max_steps or config.epochs * len(train))
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def fit(self, log: MetricsLog, reporter: Reporter) -> Progress:
+        """Trains until the epochs, the steps or the patience are used up, then loads the best weights.
+
+        Raises:
+            UserError: the loss is not finite; the last checkpoint stays as it was.
+        """
+        p = self.progress
+        started = time.perf_counter() - p.total_seconds
+        while not p.finished:
+            for batch in self.train.epoch(p.epoch, start=p.batch):
+                begin = time.perf_counter()
+                self.model.train()
+                loss = self._step(batch.to(self.device))
+                self._count(len(batch), time.perf_counter() - begin)
+                if p.step % self.log_every == 0 or p.step == 1:
+                    rate = p.samples_per_second
+                    log.write(
+                        "train", p.step, p.epoch, loss=loss, learning_rate=p.learning_rate, samples_per_second=rate
+                    )
+                reporter.step(p, self.steps, loss)
+                if self._evaluation_due():
+                    p.total_seconds = time.perf_counter() - started
+                    self._evaluate(log, reporter)
+                    if p.finished:
+                        break
+        p.total_seconds = time.perf_counter() - started
+        best = self.checkpoints.best()
+        if best is not None:
+            load_model(self.model, best)
+        return p
+
+    def _step(self, batch: Batch) -> float:
+        loss = self.loss(batch)
+        value = loss.item()
+        p = self.progress
+        if not math.isfinite(value):
+            self.optimizer.discard()
+            raise UserError(
+                f"training diverged: the loss is {value} at step {p.step + 1} (epoch {p.epoch + 1}, batch {p.batch + 1})"
+                "; lower training.learning_rate or set training.max_grad_norm"
+            )
+        loss.backward()
+        self.backend.after_backward(p.step)
+        self.optimizer.step()
+        self.backend.after_step(p.step)
+        return value
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Binary cross-entropy, weighted where the data is, plus what the backend adds."""
+        with autocast(self.precision, self.device):
+            logits = self.model(batch)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), batch.labels, batch.weights)
+        aux = self.backend.aux_loss()
+        return loss if aux is None else loss + aux
+
+    def _count(self, samples: int, seconds: float) -> None:
+        p = self.progress
+        p.samples += samples
+        p.step_seconds += seconds
+        p.step += 1
+        p.batch += 1
+        if p.batch == len(self.train):
+            self.backend.after_epoch(p.epoch)
+            p.epoch += 1
+            p.batch = 0
+
+    def _evaluation_due(self) -> bool:
+        p = self.progress
+        if p.step >= self.steps:
+            return True
+        return p.step % self.config.eval_every == 0 if self.config.eval_every else p.batch == 0
+
+    def _evaluate(self, log: MetricsLog, reporter: Reporter) -> None:
+        p = self.progress
+        self.optimizer.catch_up()
+        figures = metrics.evaluate(predict(self.model, self.valid, self.precision))
+        best = self._plateau(figures)
+        log.write("eval", p.step, p.epoch, learning_rate=p.learning_rate, **figures)
+        reporter.evaluation(p, figures, best)
+        self._save(best)
+
+    def _plateau(self, figures: Mapping[str, float | None]) -> bool:
+        """The rule of when to drop the learning rate and when to stop; True when the figures are the best so far."""
+        p, config = self.progress, self.config
+        auc = figures["auc"]
+        assert auc is not None
+        best = p.best_auc is None or auc > p.best_auc + config.min_delta
+        if best:
+            p.best_auc, p.best_step, p.best_metrics, p.flat = auc, p.step, dict(figures), 0
+        else:
+            p.flat += 1
+            if p.flat == 1 and config.lr_drop < 1:
+                p.learning_rate *= config.lr_drop
+                self.optimizer.set_learning_rate(p.learning_rate)
+        p.finished = p.step >= self.steps or p.flat > config.patience
+        return best
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _save(self, best: bool) -> None:
+        tensors = self.optimizer.state_dict()
+        tensors["random_state"] = torch.get_rng_state()
+        self.checkpoints.save(self.progress.step, self.model.state_dict(), tensors, asdict(self.progress), best)
+
+    def resume(self) -> None:
+        """Continues from the newest checkpoint, if there is one."""
+        folder = self.checkpoints.last()
+        if folder is None:
+            return
+        load_model(self.model, folder)
+        tensors = load_tensors(folder / "optimizer.safetensors")
+        torch.set_rng_state(tensors.pop("random_state"))
+        self.progress = Progress(**read_json(folder / "state.json"))
+        self.optimizer.load_state_dict(tensors, self.progress.step)
+        self.optimizer.set_learning_rate(self.progress.learning_rate)
+
+    def training_bytes(self) -> int:
+        """Parameters, buffers and optimizer state."""
+        tensors: list[Any] = [*self.model.parameters(), *self.model.buffers()]
+        return sum(t.nbytes for t in tensors) + self.optimizer.state_bytes()
+
+
+@torch.inference_mode()
+def predict(model: CTRModel, loader: BatchLoader, precision: str) -> metrics.Predictions:
+    """Predictions of a split in its stored order."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    out = metrics.Predictions()
+    for batch in loader:
+        with autocast(precision, device):
+            logits = model(batch.to(device))
+        out.append(logits, batch.labels, batch.weights, batch.groups)
+    model.train(was_training)
+    return out
