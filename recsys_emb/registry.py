@@ -15,7 +15,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from recsys_emb.errors import UserError
 
@@ -68,6 +68,13 @@ class Registry(Generic[T]):
         """All registered names, sorted."""
         self._load()
         return sorted(self._entries)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """``name``, ``summary`` (first line of the docstring) and ``options`` (keys of its Config) of an entry."""
+        cls = self.get(name)
+        summary = (cls.__doc__ or "").strip().split("\n")[0].rstrip(".")
+        options = [k for k in cls.Config.model_fields if k not in ("name", "embedding_dim")]  # type: ignore[attr-defined]
+        return {"name": name, "summary": summary, "options": options}
 
     def _load(self) -> None:
         if self._loaded:

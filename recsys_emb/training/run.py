@@ -102,6 +102,16 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
     return report
 
 
+def default_out(config: RunConfig) -> Path:
+    """``runs/MODEL-BACKEND-DATASET-SEED``, numbered where it is taken."""
+    stem = f"{config.model.name}-{config.embedding.backend}-{config.data.path.name}-{config.seed}"
+    number, path = 1, Path("runs") / stem
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{stem}-{number}"
+    return path
+
+
 def _report(
     config: RunConfig,
     dataset: EncodedDataset,

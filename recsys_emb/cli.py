@@ -1,0 +1,232 @@
+"""The ``recsys-emb`` command. Each command calls one function; what is printed for people goes through rich."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recsys_emb.errors import UserError
+
+app = typer.Typer(
+    name="recsys-emb",
+    help="Train click-through-rate models with small, fast and honest embedding tables.",
+    epilog="Exit codes: 0 success, 2 a mistake in what was given, 1 anything else. --debug shows a traceback.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Config = Annotated[Path, typer.Argument(help="A run's YAML file.", metavar="CONFIG")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; repeatable.")]
+
+
+def main() -> None:
+    """Entry point: mistakes of the user end in one line and exit code 2, never in a traceback."""
+    from recsys_emb.training.runtime import quiet_torch
+
+    quiet_torch()
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    _mount_data()
+    try:
+        code = app(arguments, standalone_mode=False)
+    except Exception as error:
+        if debug:
+            raise
+        code = _explain(error)
+    except KeyboardInterrupt:
+        code = _complain("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _mount_data() -> None:
+    from recsys_emb.data.cli import app as data
+
+    app.add_typer(data, name="data", help="Prepare click logs and look at prepared datasets.")
+
+
+def _explain(error: Exception) -> int:
+    from typer._click.exceptions import ClickException
+
+    if isinstance(error, UserError):
+        return _complain(str(error), 2)
+    if isinstance(error, ClickException):
+        return _complain(error.format_message().replace("\n", " "), 2)
+    if isinstance(error, OSError):
+        return _complain(f"{error.filename or 'i/o'}: {error.strerror or error}", 1)
+    return _complain(f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)", 1)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"recsys-emb: {message}", file=sys.stderr)
+    return code
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value))
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = [],  # noqa: B006  typer copies it
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/MODEL-BACKEND-DATASET-SEED.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model as a YAML file says and write a run folder."""
+    from recsys_emb.config import load_config
+    from recsys_emb.training.run import default_out
+    from recsys_emb.training.run import train as run_training
+
+    parsed = load_config(config, overrides)
+    folder = out or default_out(parsed)
+    with _reporter(f"{parsed.model.name} {parsed.embedding.backend}", as_json) as reporter:
+        report = run_training(parsed, folder, reporter, resume)
+    if as_json:
+        _print_json({"run": str(folder), **report})
+    else:
+        _print_report(report, folder)
+
+
+def _reporter(title: str, silent: bool) -> Any:
+    from contextlib import nullcontext
+
+    from recsys_emb.training.progress import Silent, TerminalReporter
+
+    return nullcontext(Silent()) if silent else TerminalReporter(title)
+
+
+def _print_report(report: dict[str, Any], folder: Path) -> None:
+    from recsys_emb.report import human_bytes
+
+    title = f"{report['model']} with {report['backend']} embeddings on {report['dataset']}"
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("test AUC", f"{report['auc']:.5f}")
+    if report["bayes_auc"] is not None:
+        table.add_row("gap to Bayes", f"{report['bayes_auc'] - report['auc']:.5f}")
+    if report["gauc"] is not None:
+        table.add_row("test GAUC", f"{report['gauc']:.5f}")
+    table.add_row("test logloss", f"{report['logloss']:.5f}")
+    table.add_row("normalised entropy", f"{report['ne']:.5f}")
+    table.add_row("calibration", f"{report['calibration']:.4f}")
+    table.add_row("embeddings, served", f"{human_bytes(report['serving_bytes'])} ({report['ratio']:.1%} of full)")
+    table.add_row("training state", human_bytes(report["training_bytes"]))
+    table.add_row("peak memory", human_bytes(report["peak_rss_bytes"]))
+    table.add_row("training", f"{report['train_seconds']:.1f} s, {report['samples_per_second']:,.0f} rows/s")
+    table.add_row("run folder", str(folder))
+    Console().print(table)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    data: Annotated[Path | None, typer.Option(help="Another prepared dataset with the same fields.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a run's best weights on a split."""
+    from recsys_emb.training.run import evaluate as run_evaluation
+    from recsys_emb.training.run_dir import load_run
+
+    figures = run_evaluation(load_run(run), split, data)
+    if as_json:
+        _print_json(figures)
+        return
+    table = Table(title=f"{run} on {split}, {figures['rows']:,} rows", title_justify="left")
+    names = ["auc", "logloss", "ne", "calibration", "gauc"]
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_row(*("-" if figures[n] is None else f"{figures[n]:.5f}" for n in names))
+    Console().print(table)
+
+
+@app.command()
+def validate(config: Config, overrides: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
+    """Check a config, its dataset and its memory budget without training."""
+    from recsys_emb.config import load_config
+    from recsys_emb.report import human_bytes
+    from recsys_emb.training.run import check
+
+    parsed = load_config(config, overrides)
+    planned, schema = check(parsed)
+    serving = planned.build("meta").serving_bytes()
+    full = planned.spec.full_bytes
+    if as_json:
+        _print_json({"valid": True, "serving_bytes": serving, "full_bytes": full, "ratio": serving / full})
+    else:
+        print(
+            f"{config} is valid: {parsed.model.name} on {len(schema.dense)} dense and {len(schema.embedded)} embedded "
+            f"fields, {parsed.embedding.backend} embeddings of {human_bytes(serving)} ({serving / full:.1%} of full)"
+        )
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Finished run folders.", metavar="RUN...")],
+    out: Annotated[Path | None, typer.Option(help="Write an HTML page here, and the plot as PNG beside it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare runs: a table of memory against AUC, and a page with the plot."""
+    from recsys_emb.report import compare as compare_runs
+
+    compare_runs(runs, out, as_json=as_json)
+
+
+@app.command()
+def backends(as_json: Json = False) -> None:
+    """List the embedding backends."""
+    from recsys_emb.embeddings import backend_registry
+
+    _print_plugins(backend_registry, as_json)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the CTR models."""
+    from recsys_emb.models import model_registry
+
+    _print_plugins(model_registry, as_json)
+
+
+def _print_plugins(registry: Any, as_json: bool) -> None:
+    rows = [registry.describe(name) for name in registry.names()]
+    if as_json:
+        _print_json({registry.kind + "s": rows})
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in (registry.kind, "what it is", "options"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(row["name"], row["summary"], ", ".join(row["options"]))
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the data, the runs and the report.")] = Path("demo"),
+    rows: Annotated[int, typer.Option(min=1000, help="Rows of synthetic clicks.")] = 300_000,
+    as_json: Json = False,
+) -> None:
+    """Make synthetic clicks, train models on them and write a report: two minutes on two cores."""
+    from recsys_emb.demo import run_demo
+
+    report = run_demo(out, rows, lambda title: _reporter(title, as_json), as_json)
+    if as_json:
+        _print_json(report)
