@@ -10,7 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -61,6 +62,11 @@ class GroupSpec:
         """Bytes of the uncompressed fp32 tables, what a budget's ratio refers to."""
         return 4 * self.embedding_dim * self.num_embeddings
 
+    @property
+    def hashed(self) -> bool:
+        """Some table's ids are 63-bit hashes, so there is no full size."""
+        return any(t.hashed for t in self.tables)
+
 
 @dataclass(frozen=True)
 class StorageItem:
@@ -85,13 +91,37 @@ class ParamGroup:
     lr_scale: float = 1.0
 
 
+@dataclass(frozen=True)
+class FieldReport:
+    """How one table, or a part of it, is stored.
+
+    Attributes:
+        table: its name; ``(shared)`` for what all tables of the group share.
+        ids: how many ids it has.
+        rows: stored rows.
+        width: columns of a stored row.
+        bytes: what it adds to ``serving_bytes``.
+        form: how ids become vectors, e.g. ``full``, ``hashed``.
+    """
+
+    table: str
+    ids: int
+    rows: int
+    width: int
+    bytes: int
+    form: str
+
+
 class BackendConfig(BaseModel):
     """Options of a backend; sizes left None are filled by ``plan``. Each backend extends this."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class EmbeddingBackend(nn.Module, ABC):
+C = TypeVar("C", bound=BackendConfig)
+
+
+class EmbeddingBackend(nn.Module, ABC, Generic[C]):
     """The embedding of one group of tables.
 
     A subclass implements ``lookup``, and usually ``plan`` and a ``Config``. The trainer, the collections and the
@@ -108,13 +138,10 @@ class EmbeddingBackend(nn.Module, ABC):
     needs_id_list: ClassVar[bool] = True
     """False for methods that work on 63-bit hashes of values never listed."""
 
-    def __init__(self, spec: GroupSpec, config: BackendConfig, device: torch.device | str | None = None) -> None:
+    def __init__(self, spec: GroupSpec, config: C, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.spec = spec
         self.config = config
-        sizes = torch.tensor([t.num_embeddings for t in spec.tables])
-        # Not persistent: derived from the spec, so it is no part of the stored bytes. Never on meta, it is host data.
-        self._sizes = sizes.tolist()
 
     # -- the one method a backend must have ---------------------------------------------------------------------------
 
@@ -146,9 +173,7 @@ class EmbeddingBackend(nn.Module, ABC):
     # -- sizing -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def plan(
-        cls, spec: GroupSpec, config: BackendConfig, budget: int | None = None, stats: Stats | None = None
-    ) -> BackendConfig:
+    def plan(cls, spec: GroupSpec, config: C, budget: int | None = None, stats: Stats | None = None) -> C:
         """Memory budget -> sizes; pure, allocates nothing, instant for 33 million ids.
 
         Args:
@@ -169,7 +194,13 @@ class EmbeddingBackend(nn.Module, ABC):
     def serving_bytes(self) -> int:
         return sum(item.nbytes for item in self.storage())
 
-    def compact(self) -> EmbeddingBackend:
+    def describe(self) -> list[FieldReport]:
+        """What every table stores; the bytes add up to ``serving_bytes()``."""
+        dim = self.spec.embedding_dim
+        tables = [FieldReport(t.name, t.num_embeddings, 0, dim, 0, self.name) for t in self.spec.tables]
+        return [*tables, FieldReport("(shared)", self.spec.num_embeddings, 0, dim, self.serving_bytes(), self.name)]
+
+    def compact(self) -> EmbeddingBackend[Any]:
         """The serving form: same rows in eval mode, nothing stored beyond ``storage()``."""
         return self
 
@@ -199,25 +230,40 @@ class EmbeddingBackend(nn.Module, ABC):
     def after_epoch(self, epoch: int) -> None:
         """Called at the end of every epoch."""
 
-    # -- reading rows out ---------------------------------------------------------------------------------------------
+    # -- rows in and out ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def rows(self, table: int, chunk: int = 1 << 18) -> Iterator[Tensor]:
-        """All rows of one table as a serving lookup gives them, float [<= chunk, D], in the order of the ids."""
+        """All rows of one table as a serving lookup gives them, float [<= chunk, D], in the order of the ids.
+
+        Raises:
+            UserError: the table's ids are hashes, which have no list.
+        """
+        spec = self.spec.tables[table]
+        if spec.hashed:
+            raise UserError(f"table {spec.name!r}: its ids are 63-bit hashes, so its rows cannot be listed")
         counts = torch.zeros(len(self.spec.tables), dtype=torch.int64)
+        device = next(chain(self.parameters(), self.buffers())).device
         was_training = self.training
         self.eval()
         try:
-            device = next(self.parameters()).device
-            for start in range(0, self._sizes[table], chunk):
-                ids = torch.arange(start, min(start + chunk, self._sizes[table]), device=device)
+            for start in range(0, spec.num_embeddings, chunk):
+                ids = torch.arange(start, min(start + chunk, spec.num_embeddings), device=device)
                 counts[table] = len(ids)
                 yield self.lookup(ids, counts)
         finally:
             self.train(was_training)
 
+    def load_rows(self, table: int, rows: Tensor) -> None:
+        """Takes one table's rows, float [num_embeddings, D], from elsewhere. Only for backends that store each row.
 
-backend_registry: Registry[type[EmbeddingBackend]] = Registry(
+        Raises:
+            UserError: this backend does not.
+        """
+        raise UserError(f"embedding.backend: {self.name} cannot take the rows of a plain table; full can")
+
+
+backend_registry: Registry[type[EmbeddingBackend[Any]]] = Registry(
     "backend", "recsys_emb.embeddings.backends", "recsys_emb.backends"
 )
 register = backend_registry.register

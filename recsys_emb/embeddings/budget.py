@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from recsys_emb.errors import UserError
 Budget = float | int | str | None
 
 _UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
+_NO_FULL_SIZE = 1 << 62  # a ratio of the "full size" of 2^63 - 1 ids, not bytes that anyone has
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
@@ -44,7 +45,36 @@ def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
     return int(budget * full_bytes) if budget <= 1 else int(budget)
 
 
-def backend_config(backend: type[EmbeddingBackend], options: Mapping[str, Any] | BackendConfig) -> BackendConfig:
+def water_fill(full: Sequence[int], least: Sequence[int], total: int, balance: float) -> list[int]:
+    """Shares of ``total`` that grow with full^balance and stay between ``least`` and ``full``.
+
+    Small tables reach their full size at a level where large ones are still far from it; what they leave goes to the
+    others.
+
+    Args:
+        full: what each table takes uncompressed.
+        least: what it cannot do without; their sum is at most ``total``.
+        total: what there is.
+        balance: 1 gives every table the same ratio, 0 the same share.
+
+    Returns:
+        One share per table; their sum is at most ``total``.
+    """
+    if sum(full) <= total:
+        return list(full)
+    weights = [f**balance for f in full]
+
+    def shares(level: float) -> list[int]:
+        return [min(f, max(lo, int(level * w))) for f, lo, w in zip(full, least, weights)]
+
+    low, high = 0.0, max(f / w for f, w in zip(full, weights)) + 1
+    for _ in range(128):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(shares(middle)) <= total else (low, middle)
+    return shares(low)
+
+
+def backend_config(backend: type[EmbeddingBackend[Any]], options: Mapping[str, Any] | BackendConfig) -> BackendConfig:
     """The typed config of ``options``. Raises UserError naming the key and what is allowed."""
     if isinstance(options, BackendConfig):
         return options
@@ -62,14 +92,19 @@ def plan_backend(
     budget: int | None = None,
     stats: Stats | None = None,
     options: Mapping[str, Any] | BackendConfig | None = None,
-) -> tuple[type[EmbeddingBackend], BackendConfig]:
+) -> tuple[type[EmbeddingBackend[Any]], BackendConfig]:
     """The class and the sized config of a backend for a group, without allocating anything; ``budget`` in bytes."""
     backend = backend_registry.get(name)
-    hashed = [t.name for t in spec.tables if t.hashed]
-    if hashed and backend.needs_id_list:
-        raise UserError(
-            f"embedding.backend: {name} needs the list of ids, but {hashed[0]!r} holds 63-bit hashes "
-            "(data prepared with --ids hash64)"
-        )
+    if spec.hashed:
+        first = next(t.name for t in spec.tables if t.hashed)
+        if backend.needs_id_list:
+            raise UserError(
+                f"embedding.backend: {name} needs the list of ids, but {first!r} holds 63-bit hashes "
+                "(data prepared with --ids hash64)"
+            )
+        if budget is None or budget >= _NO_FULL_SIZE:
+            raise UserError(
+                f"embedding.budget: {first!r} holds 63-bit hashes, which have no full size; give bytes such as 20MB"
+            )
     config = backend_config(backend, options or {})
     return backend, backend.plan(spec, config, budget, stats)

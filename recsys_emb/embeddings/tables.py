@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,3 +41,22 @@ def fill_uniform(weight: Tensor, std: float) -> None:
     if weight.device.type != "meta":
         with torch.no_grad():
             weight.uniform_(-(3**0.5) * std, 3**0.5 * std)
+
+
+def block_table(
+    sizes: Sequence[int],
+    dim: int,
+    stds: Sequence[float],
+    device: torch.device | str | None,
+    init_fns: Sequence[Callable[[Tensor], Tensor | None] | None] | None = None,
+) -> EmbeddingTable:
+    """Blocks of rows one after another, each filled at its own scale, or by its own function where it has one."""
+    table = EmbeddingTable(sum(sizes), dim, device)
+    if table.weight.device.type != "meta":
+        with torch.no_grad():
+            for rows, std, init_fn in zip(table.weight.split(list(sizes)), stds, init_fns or [None] * len(sizes)):
+                if init_fn is None:
+                    fill_uniform(rows, std)
+                else:
+                    init_fn(rows)
+    return table

@@ -5,12 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats, out_of_reach, register
-from recsys_emb.embeddings.tables import EmbeddingTable, fill_uniform
+from recsys_emb.embeddings.base import (
+    BackendConfig,
+    EmbeddingBackend,
+    FieldReport,
+    GroupSpec,
+    Stats,
+    out_of_reach,
+    register,
+)
+from recsys_emb.embeddings.composed import OwnRows, own_table
+from recsys_emb.errors import UserError
 
 
 @register("full")
-class FullBackend(EmbeddingBackend):
+class FullBackend(EmbeddingBackend[BackendConfig]):
     """One row of D floats for every id: 4 N D bytes.
 
     All tables of the group lie in one physical table, so a batch costs one gather whatever the number of fields.
@@ -18,17 +27,8 @@ class FullBackend(EmbeddingBackend):
 
     def __init__(self, spec: GroupSpec, config: BackendConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
-        self.table = EmbeddingTable(spec.num_embeddings, spec.embedding_dim, device)
-        start, starts = 0, []
-        for table in spec.tables:
-            starts.append(start)
-            rows = self.table.weight.data[start : start + table.num_embeddings]
-            if table.init_fn is None:
-                fill_uniform(rows, table.init_std)
-            elif rows.device.type != "meta":
-                table.init_fn(rows)
-            start += table.num_embeddings
-        self.starts = torch.tensor(starts)  # row of each table's id 0
+        self.table = own_table(spec.tables, spec.embedding_dim, device)
+        self.rows_of = OwnRows([t.num_embeddings for t in spec.tables])
 
     @classmethod
     def plan(
@@ -39,4 +39,19 @@ class FullBackend(EmbeddingBackend):
         return config
 
     def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
-        return self.table(ids + self.starts.repeat_interleave(counts, output_size=len(ids)).to(ids.device))
+        return self.table(self.rows_of(ids, counts))
+
+    def describe(self) -> list[FieldReport]:
+        dim = self.spec.embedding_dim
+        return [
+            FieldReport(t.name, t.num_embeddings, t.num_embeddings, dim, 4 * dim * t.num_embeddings, "full")
+            for t in self.spec.tables
+        ]
+
+    @torch.no_grad()
+    def load_rows(self, table: int, rows: Tensor) -> None:
+        spec, start = self.spec.tables[table], int(self.rows_of.starts[table])
+        shape = (spec.num_embeddings, self.spec.embedding_dim)
+        if tuple(rows.shape) != shape:
+            raise UserError(f"table {spec.name!r}: its rows have shape {shape}, got {tuple(rows.shape)}")
+        self.table.weight[start : start + spec.num_embeddings] = rows

@@ -1,0 +1,214 @@
+"""Mixed dimensions: popular ids get wide rows, rare ones narrow rows and a projection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
+from recsys_emb.embeddings.composed import (
+    ComposedBackend,
+    parts_by_width,
+    per_id,
+    projected_floats,
+    unsort,
+    useful_width,
+)
+from recsys_emb.errors import UserError
+
+_NEVER = 2**63 - 1  # above every id
+
+
+class MixedDimConfig(BackendConfig):
+    """Options of ``mixed_dim``."""
+
+    alpha: float | None = Field(
+        None,
+        ge=0,
+        description="how fast widths fall with popularity; 0: all equal; higher: smaller; the paper tries up to "
+        "0.6; absent: by the budget",
+    )
+    by: Literal["auto", "size", "popularity"] = Field(
+        "auto",
+        description="size: one width per table; popularity: blocks of ids by their counts in training, which spends "
+        "the same bytes better; auto: popularity where counts are known and fall with the id",
+    )
+    blocks: int = Field(4, ge=1, le=16, description="blocks per table by popularity, of equal traffic")
+    round_to_power_of_two: bool = Field(
+        False, description="widths 1, 2, 4, ..., D: faster, follows the budget less closely"
+    )
+    starts: tuple[tuple[int, ...], ...] | None = Field(None, description="first id of each block; absent: planned")
+    widths: tuple[tuple[int, ...], ...] | None = Field(None, description="columns of each block; absent: planned")
+
+
+@register("mixed_dim")
+class MixedDimBackend(ComposedBackend[MixedDimConfig]):
+    """Mixed dimension embeddings (Ginart et al., "Mixed Dimension Embeddings with Application to Memory-Efficient
+    Recommendation Systems", 2019, algorithm 2).
+
+    A block of n ids with popularity p has d = D (p / p_max)^alpha columns and a d x D projection without bias:
+    4 d (n + D) bytes, or 4 n D where that is no more. By field size a block is a table and p = 1 / n; by popularity p
+    is the mean count of a block's ids. Blocks are ranges of ids, since an encoder numbers ids by falling count; id 0,
+    out-of-vocabulary, belongs to the first block. The least is width 1 for all, about 1 / D of the full tables. Without
+    a budget: a quarter.
+    """
+
+    Config = MixedDimConfig
+    default_ratio = 0.25
+    sizes = "widths"
+
+    def __init__(self, spec: GroupSpec, config: MixedDimConfig, device: torch.device | str | None = None) -> None:
+        super().__init__(spec, config, device)
+        assert config.widths is not None
+        starts = config.starts or tuple((0,) for _ in spec.tables)
+        self.blocks = [
+            (t, begin, end)
+            for t, (begins, table) in enumerate(zip(starts, spec.tables))
+            for begin, end in zip(begins, (*begins[1:], table.num_embeddings))
+        ]
+        widths = [w for table in config.widths for w in table]
+        stds = [spec.tables[t].init_std for t, _, _ in self.blocks]
+        sizes = [end - begin for _, begin, end in self.blocks]
+        self.parts = parts_by_width(sizes, widths, stds, spec.embedding_dim, device)
+        # Per table: its first block, and where its next ones begin, padded.
+        most = max(len(s) for s in starts)
+        self.begins = torch.tensor([begin for _, begin, _ in self.blocks])
+        self.bounds = torch.tensor([[*s[1:], *[_NEVER] * (most - len(s))] for s in starts]).view(len(starts), most - 1)
+        per_table = torch.tensor([len(s) for s in starts])
+        self.first_block = per_table.cumsum(0) - per_table
+
+    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+        if len(self.blocks) == len(self.spec.tables):
+            return super().lookup(ids, counts)
+        block = per_id(self.first_block, counts, ids)
+        for bound in self.bounds.unbind(1):
+            block = block + (ids >= per_id(bound, counts, ids))
+        order = block.to(torch.uint8 if len(self.blocks) < 256 else torch.int32).argsort(stable=True)
+        block_counts = torch.bincount(block, minlength=len(self.blocks)).cpu()
+        ids = ids[order]
+        return unsort(super().lookup(ids - per_id(self.begins, block_counts, ids), block_counts), order)
+
+    def _named(self, table: int) -> tuple[int, str]:
+        t, begin, end = self.blocks[table]
+        spec = self.spec.tables[t]
+        whole = end - begin == spec.num_embeddings
+        return end - begin, spec.name if whole else f"{spec.name}[{begin}:{end}]"
+
+    # -- sizing -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def least(cls, spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) -> int:
+        blocks = find_blocks(spec, config, stats)
+        if config.alpha is not None:
+            return total_floats(blocks, widths_for(blocks, spec, config, config.alpha), spec)
+        return total_floats(blocks, widths_for(blocks, spec, config, 0, most=1), spec)
+
+    @classmethod
+    def size(cls, spec: GroupSpec, config: MixedDimConfig, floats: int, stats: Stats | None) -> MixedDimConfig:
+        blocks = find_blocks(spec, config, stats)
+        if config.alpha is not None:
+            widths = widths_for(blocks, spec, config, config.alpha)
+        else:
+            widths = solve(blocks, spec, config, floats)
+        tables = range(len(spec.tables))
+        return config.model_copy(
+            update={
+                "starts": tuple(tuple(b.begin for b in blocks if b.table == t) for t in tables),
+                "widths": tuple(tuple(w for b, w in zip(blocks, widths) if b.table == t) for t in tables),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Block:
+    """``ids`` ids of one table from ``begin`` on; ``popularity`` is relative to other blocks."""
+
+    table: int
+    begin: int
+    ids: int
+    popularity: float
+
+
+def find_blocks(spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) -> list[Block]:
+    """The tables, or ranges of their ids with about equal counts in sum."""
+    unknown = [t.name for t in spec.tables if stats is None or t.name not in stats]
+    general = [] if unknown or stats is None else [t.name for t in spec.tables if not _falls(stats[t.name])]
+    if config.by == "popularity" and (unknown or general):
+        reason = f"{unknown[0]!r} has no counts" if unknown else f"the counts of {general[0]!r} do not fall with the id"
+        raise UserError(f"embedding.options.by: popularity is impossible, {reason}; use size")
+    if stats is None or config.by == "size" or unknown or general:
+        return [Block(i, 0, t.num_embeddings, 1 / t.num_embeddings) for i, t in enumerate(spec.tables)]
+    blocks = []
+    for i, table in enumerate(spec.tables):
+        traffic = np.cumsum(stats[table.name], dtype=np.float64)
+        cuts = np.searchsorted(traffic, traffic[-1] * np.arange(1, config.blocks) / config.blocks) + 1
+        begins = sorted({0, *cuts.tolist()} - {table.num_embeddings})
+        for begin, end in zip(begins, [*begins[1:], table.num_embeddings]):
+            count = traffic[end - 1] - (traffic[begin - 1] if begin else 0)
+            # Rows are looked up in serving too, so a block that training never saw still counts a little.
+            blocks.append(Block(i, begin, end - begin, max(float(count), 1.0) / (end - begin)))
+    return blocks
+
+
+def _falls(counts: np.ndarray) -> bool:
+    """Counts fall from id 1 on; id 0 is out-of-vocabulary."""
+    return bool((counts[1:-1] >= counts[2:]).all())
+
+
+def widths_for(
+    blocks: list[Block], spec: GroupSpec, config: MixedDimConfig, alpha: float, most: int | None = None
+) -> list[int]:
+    """Columns of each block: ``most`` (D) for the most popular, falling with popularity^alpha; at least 1."""
+    dim = spec.embedding_dim
+    top = max(b.popularity for b in blocks)
+    round_ = _power_of_two if config.round_to_power_of_two else round
+    ideal = [(most or dim) * (b.popularity / top) ** alpha for b in blocks]
+    return [useful_width(b.ids, max(1, min(round_(d), dim)) if d < dim else dim, dim) for b, d in zip(blocks, ideal)]
+
+
+def _power_of_two(x: float) -> int:
+    return int(2 ** round(math.log2(max(x, 1))))
+
+
+def total_floats(blocks: list[Block], widths: list[int], spec: GroupSpec) -> int:
+    return sum(projected_floats(b.ids, w, spec.embedding_dim) for b, w in zip(blocks, widths))
+
+
+def solve(blocks: list[Block], spec: GroupSpec, config: MixedDimConfig, floats: int) -> list[int]:
+    """Widths of the smallest alpha that fits, then one step wider from the most popular block on, as there is room."""
+
+    def widths(alpha: float, most: int) -> list[int]:
+        return widths_for(blocks, spec, config, alpha, most)
+
+    def fits(alpha: float, most: int) -> bool:
+        return total_floats(blocks, widths(alpha, most), spec) <= floats
+
+    # However large alpha is, the most popular block keeps D columns: where that is too much, all start lower.
+    low, high = 0.0, 1e6
+    most = next((m for m in range(spec.embedding_dim, 1, -1) if fits(high, m)), 1)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle, most) else (middle, high)
+    found = widths(high, most)
+    return _spend_rest(blocks, found, spec, config, floats - total_floats(blocks, found, spec))
+
+
+def _spend_rest(
+    blocks: list[Block], widths: list[int], spec: GroupSpec, config: MixedDimConfig, left: int
+) -> list[int]:
+    dim = spec.embedding_dim
+    wider: Callable[[int], int] = (lambda w: 2 * w) if config.round_to_power_of_two else (lambda w: w + 1)
+    widths = list(widths)
+    for i in sorted(range(len(blocks)), key=lambda i: -blocks[i].popularity):
+        width = useful_width(blocks[i].ids, min(wider(widths[i]), dim), dim)
+        cost = projected_floats(blocks[i].ids, width, dim) - projected_floats(blocks[i].ids, widths[i], dim)
+        if cost <= left:
+            widths[i], left = width, left - cost
+    return widths

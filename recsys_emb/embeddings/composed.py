@@ -1,0 +1,310 @@
+"""Backends as compositions: id transform -> table -> combiner.
+
+The tables of a group fall into *parts*. A part turns the ids of its tables into row numbers of one physical table,
+gathers them once, and combines what it gathered into D columns. n ids, K tables of a part, P rows per id (probes,
+partitions), W columns of a row.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from recsys_emb.embeddings.base import (
+    C,
+    EmbeddingBackend,
+    FieldReport,
+    GroupSpec,
+    Stats,
+    TableSpec,
+    out_of_reach,
+)
+from recsys_emb.embeddings.hashing import hash_ids
+from recsys_emb.embeddings.tables import EmbeddingTable, block_table, fill_uniform
+from recsys_emb.errors import UserError
+
+Transform = Callable[[Tensor, Tensor], Tensor]
+"""ids int64 [n], table-major, and counts int64 [K] -> row numbers int64 [n] or [n, P]."""
+
+Combiner = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""gathered rows [n, W] or [n, P, W], ids [n], counts [K] -> float [n, D]."""
+
+
+def per_id(values: Tensor, counts: Tensor, ids: Tensor) -> Tensor:
+    """Each table's value, repeated for its ids: [K] -> [n] on the ids' device."""
+    return values.to(ids.device).repeat_interleave(counts.to(ids.device), output_size=len(ids))
+
+
+# -- id transforms ----------------------------------------------------------------------------------------------------
+
+
+def starts_of(sizes: Sequence[int]) -> Tensor:
+    """First row of each block when blocks of these sizes lie one after another, int64 [len(sizes)]."""
+    ends = torch.tensor(sizes).cumsum(0)
+    return ends - torch.tensor(sizes)
+
+
+class OwnRows:
+    """Every id has its own row; tables lie one after another."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.starts = starts_of(sizes)
+
+    def __call__(self, ids: Tensor, counts: Tensor) -> Tensor:
+        return ids + per_id(self.starts, counts, ids)
+
+
+class HashedRows:
+    """P hash functions per table, each into the table's block of rows.
+
+    Args:
+        rows: int64 [K], how many rows the ids of each table share.
+        starts: int64 [K], where each table's rows start.
+        seeds: int64 [K, P].
+    """
+
+    def __init__(self, rows: Tensor, starts: Tensor, seeds: Tensor) -> None:
+        self.rows, self.starts, self.seeds = rows, starts, seeds
+
+    def __call__(self, ids: Tensor, counts: Tensor) -> Tensor:
+        rows, starts = per_id(self.rows, counts, ids), per_id(self.starts, counts, ids)
+        probes = [hash_ids(ids, rows, per_id(seed, counts, ids)) + starts for seed in self.seeds.unbind(1)]
+        return torch.stack(probes, dim=1)
+
+
+# -- combiners --------------------------------------------------------------------------------------------------------
+
+
+def first(rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+    """One row of D columns per id, as it is."""
+    return rows.view(len(ids), -1)
+
+
+def add(rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+    return rows.sum(1)
+
+
+def multiply(rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+    out, *others = rows.unbind(1)
+    for other in others:
+        out = out * other
+    return out
+
+
+class Concat:
+    """P rows side by side; where P does not divide D the last columns are cut off."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def __call__(self, rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+        return rows.flatten(1)[:, : self.dim]
+
+
+class Project(nn.Module):
+    """Each table's rows [n, W] times its own W x D matrix, without bias; keeps the scale of the rows."""
+
+    def __init__(self, tables: int, width: int, dim: int, device: torch.device | str | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(tables, width, dim, device=device))
+        fill_uniform(self.weight, width**-0.5)
+
+    def forward(self, rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+        sizes = counts.tolist()
+        with torch.autocast(rows.device.type, enabled=False):  # vectors are fp32 whatever the dense part uses
+            if len(set(sizes)) == 1:
+                return torch.bmm(rows.view(len(sizes), sizes[0], -1), self.weight).flatten(0, 1)
+            return torch.cat(
+                [r @ w for r, w in zip(rows.split(sizes), self.weight) if len(r)] or [rows @ self.weight[0]]
+            )
+
+
+class _Unsort(torch.autograd.Function):
+    """Rows back into the order before ``order`` was applied; a permutation needs no accumulation in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order), device=order.device)
+        return rows.index_select(0, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return grads[0].index_select(0, order), None
+
+
+def unsort(rows: Tensor, order: Tensor) -> Tensor:
+    """[n, D] rows of ``ids[order]`` -> rows of ``ids``."""
+    return cast(Tensor, _Unsort.apply(rows, order))
+
+
+# -- parts and the backend --------------------------------------------------------------------------------------------
+
+
+class Part(nn.Module):
+    """Tables that are embedded alike.
+
+    Args:
+        tables: which tables of the group, rising.
+        transform: ids -> row numbers.
+        table: what is gathered.
+        combine: gathered rows -> D columns.
+        form: what the report calls it.
+        rows: stored rows of each table; None when all tables share all rows.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[int],
+        transform: Transform,
+        table: EmbeddingTable,
+        combine: Combiner = first,
+        form: str = "full",
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.tables = list(tables)
+        self.transform, self.table, self.combine = transform, table, combine
+        self.form, self.rows = form, rows
+
+    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """ids int64 [n], table-major, counts int64 [K] -> float [n, D]."""
+        return self.combine(self.table(self.transform(ids, counts)), ids, counts)
+
+    def report(self, ids: Sequence[int], names: Sequence[str]) -> list[FieldReport]:
+        """One line per table, and one for shared rows. What is not rows belongs to all tables alike."""
+        width, total = self.table.weight.shape[1], sum(4 * p.numel() for p in self.parameters())
+        if self.rows is None:
+            lines = [FieldReport(name, n, 0, width, 0, self.form) for name, n in zip(names, ids)]
+            return [*lines, FieldReport("(shared)", sum(ids), len(self.table.weight), width, total, self.form)]
+        rest = (total - 4 * width * sum(self.rows)) // len(self.rows)
+        return [
+            FieldReport(name, n, r, width, 4 * width * r + rest, self.form) for name, n, r in zip(names, ids, self.rows)
+        ]
+
+
+class ComposedBackend(EmbeddingBackend[C]):
+    """A backend made of parts.
+
+    A subclass says in ``least`` and ``size`` how bytes become sizes, and builds its parts in ``__init__``.
+    """
+
+    default_ratio: ClassVar[float] = 0.1
+    """Ratio to the full tables when there is no budget."""
+    sizes: ClassVar[str]
+    """The field of ``Config`` that ``size`` fills."""
+
+    parts: nn.ModuleDict
+
+    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+        parts = [cast(Part, part) for part in self.parts.values()]
+        if len(parts) == 1:
+            return parts[0](ids, counts)
+        sizes = counts.tolist()
+        pieces = ids.split(sizes)
+        out = list[Tensor](pieces)  # replaced table by table
+        for part in parts:
+            vectors = part(torch.cat([pieces[t] for t in part.tables]), counts[part.tables])
+            for t, vector in zip(part.tables, vectors.split([sizes[t] for t in part.tables])):
+                out[t] = vector
+        return torch.cat(out)
+
+    def describe(self) -> list[FieldReport]:
+        lines: list[tuple[int, FieldReport]] = []
+        for part in self.parts.values():
+            part = cast(Part, part)
+            ids, names = zip(*(self._named(t) for t in part.tables))
+            report = part.report(ids, names)
+            lines += zip([*part.tables, len(self.spec.tables)], report)
+        return [line for _, line in sorted(lines, key=lambda x: x[0])]
+
+    def _named(self, table: int) -> tuple[int, str]:
+        """Ids and name, in the report, of one of the tables that parts refer to."""
+        return self.spec.tables[table].num_embeddings, self.spec.tables[table].name
+
+    # -- sizing -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def least(cls, spec: GroupSpec, config: C, stats: Stats | None) -> int:
+        """Floats that the method cannot do without."""
+
+    @classmethod
+    @abstractmethod
+    def size(cls, spec: GroupSpec, config: C, floats: int, stats: Stats | None) -> C:
+        """The config with sizes that take at most ``floats`` floats, which is at least ``least(...)``."""
+
+    @classmethod
+    def plan(cls, spec: GroupSpec, config: C, budget: int | None = None, stats: Stats | None = None) -> C:
+        given = getattr(config, cls.sizes)
+        if given is not None:
+            if isinstance(given, tuple) and len(given) != len(spec.tables):
+                raise UserError(
+                    f"embedding.options.{cls.sizes}: one entry per table, {len(spec.tables)}, got {len(given)}"
+                )
+        else:
+            least = cls.least(spec, config, stats)
+            if budget is None:
+                floats = max(least, int(cls.default_ratio * spec.full_bytes) // 4)
+            elif budget // 4 < least:
+                raise out_of_reach(cls.name, budget, 4 * least)
+            else:
+                floats = budget // 4
+            config = cls.size(spec, config, floats, stats)
+        if budget is not None:
+            needed = cls(spec, config, "meta").serving_bytes()
+            if needed > budget:
+                raise UserError(
+                    f"embedding.options.{cls.sizes}: these sizes take {needed:,} bytes, the budget is {budget:,}"
+                )
+        return config
+
+
+def own_part(tables: Sequence[int], spec: GroupSpec, device: torch.device | str | None) -> Part:
+    """The tables stored in full."""
+    chosen = [spec.tables[t] for t in tables]
+    sizes = [t.num_embeddings for t in chosen]
+    return Part(tables, OwnRows(sizes), own_table(chosen, spec.embedding_dim, device), rows=sizes)
+
+
+def own_table(tables: Sequence[TableSpec], dim: int, device: torch.device | str | None) -> EmbeddingTable:
+    """All rows of all tables, one table after another."""
+    sizes = [t.num_embeddings for t in tables]
+    return block_table(sizes, dim, [t.init_std for t in tables], device, [t.init_fn for t in tables])
+
+
+def parts_by_width(
+    sizes: Sequence[int], widths: Sequence[int], stds: Sequence[float], dim: int, device: torch.device | str | None
+) -> nn.ModuleDict:
+    """One part per width: own rows of that width, then, below D, a projection per table.
+
+    Args:
+        sizes: ids of each table (or block of ids).
+        widths: columns of each.
+        stds: standard deviation of each one's vectors at the start.
+    """
+    parts = {}
+    for width in sorted(set(widths), reverse=True):
+        mine = [i for i, w in enumerate(widths) if w == width]
+        rows = [sizes[i] for i in mine]
+        table = block_table(rows, width, [stds[i] for i in mine], device)
+        combine = first if width == dim else Project(len(mine), width, dim, device)
+        form = "full" if width == dim else "projected"
+        parts[f"width_{width}"] = Part(mine, OwnRows(rows), table, combine, form, rows)
+    return nn.ModuleDict(parts)
+
+
+def projected_floats(ids: int, width: int, dim: int) -> int:
+    """Floats of a table at a width: rows and projection, or the full table."""
+    return ids * dim if width == dim else (ids + dim) * width
+
+
+def useful_width(ids: int, width: int, dim: int) -> int:
+    """``width``, or ``dim`` where the full table takes no more."""
+    return width if projected_floats(ids, width, dim) < ids * dim else dim
