@@ -56,7 +56,7 @@ class DatasetSchema(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        fields = [*self.categorical, *self.sequences]
+        fields: list[CategoricalField | SequenceField] = [*self.categorical, *self.sequences]
         names = [*self.dense, *(f.name for f in fields)]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -79,7 +79,7 @@ class DatasetSchema(_Frozen):
     @property
     def embedded(self) -> list[CategoricalField | SequenceField]:
         """All fields with a vocabulary: single-valued, multi-valued, sequences."""
-        return [*self.single_valued, *self.multi_valued, *self.sequences]
+        return [*self.single_valued, *self.jagged]
 
     @property
     def single_valued(self) -> tuple[CategoricalField, ...]:
@@ -88,6 +88,11 @@ class DatasetSchema(_Frozen):
     @property
     def multi_valued(self) -> tuple[CategoricalField, ...]:
         return tuple(f for f in self.categorical if f.multi_valued)
+
+    @property
+    def jagged(self) -> list[CategoricalField | SequenceField]:
+        """Fields of any number of values per row: multi-valued, sequences."""
+        return [*self.multi_valued, *self.sequences]
 
     @property
     def sparse_keys(self) -> list[str]:

@@ -3,9 +3,9 @@
 DIR/
   dataset.json              what made it: source, options, row counts, checksums
   schema.json               fields and vocabulary sizes (schema.py)
-  vocabularies/NAME.arrow   the raw value of each id, in the order of the ids (absent for hash64 ids)
+  vocabularies/NAME.arrow   the raw value of id i + 1 at row i (absent for hash64 ids)
   counts/NAME.npy           int64 [ids]: how often each id of a vocabulary occurs in the training split
-  rejected.tsv              malformed rows: line, reason, text
+  rejected.tsv              malformed rows: file, line, reason, text
   train/ valid/ test/
     labels.npy              uint8 [n]
     weights.npy             float32 [n], when the schema is weighted
@@ -131,7 +131,7 @@ class EncodedDataset:
         if name not in SPLITS:
             raise UserError(f"unknown split {name!r}; allowed: {', '.join(SPLITS)}")
         folder = self.path / name
-        jagged = [f.name for f in (*self.schema.multi_valued, *self.schema.sequences)]
+        jagged = [f.name for f in self.schema.jagged]
         return Split(
             name=name,
             labels=_open(folder / "labels.npy"),

@@ -111,6 +111,12 @@ class Source(ABC):
             UserError: missing or unreadable file, missing column, empty input.
         """
 
+    def files(self) -> list[Path]:
+        """The files below ``path``, for the record of what a dataset was made from."""
+        if self.path is None:
+            return []
+        return sorted(f for f in self.path.iterdir() if f.is_file()) if self.path.is_dir() else [self.path]
+
     def bayes(self) -> dict[str, Any]:
         """Per split, ``auc`` and ``logloss`` of the true click probabilities, for sources that know them.
 
