@@ -9,12 +9,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
 from recsys_emb.data.batches import Batch
 from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.fields import FieldEmbedding
 from recsys_emb.registry import Registry
 
@@ -43,6 +45,11 @@ class Inputs:
     first_order: Tensor | None
     sequences: dict[str, JaggedTensor]
 
+    def flat(self, *more: Tensor) -> Tensor:
+        """All vectors, dense features and ``more`` ([B, any] each) side by side: float [B, F*D + Nd + ...]."""
+        # One copy; flattening first would make a second one.
+        return torch.cat([*self.fields.unbind(1), self.dense, *more], dim=1)
+
 
 class CTRModel(nn.Module, ABC):
     """Embeds a batch and scores it. A subclass writes ``__init__`` and ``logits``.
@@ -65,10 +72,11 @@ class CTRModel(nn.Module, ABC):
         self.embedding = embedding
         self.num_fields = embedding.num_fields
         self.num_dense = len(schema.dense)
+        self.flat_width = self.num_fields * config.embedding_dim + self.num_dense  # of ``Inputs.flat()``
 
     @classmethod
     def embedding_width(cls, config: ModelConfig) -> int:
-        """Columns that the model wants of each id."""
+        """Columns that the model wants of each id, the first-order weight last."""
         return config.embedding_dim + cls.first_order
 
     @classmethod
@@ -80,14 +88,36 @@ class CTRModel(nn.Module, ABC):
         """float [B]: log-odds of a click."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """float [B]: log-odds of a click."""
+        """float32 [B]: log-odds of a click, under autocast too."""
         vectors, sequences = self.embedding(batch.sparse, batch.sequences)
         first_order = None
         if self.first_order:
             vectors, first_order = vectors[..., :-1], vectors[..., -1]
             sequences = {k: JaggedTensor(s.values()[:, :-1], lengths=s.lengths()) for k, s in sequences.items()}
-        return self.logits(Inputs(batch.dense, vectors, first_order, sequences))
+        return self.logits(Inputs(batch.dense, vectors, first_order, sequences)).float()
 
 
 model_registry: Registry[type[CTRModel]] = Registry("model", "recsys_emb.models", "recsys_emb.models")
 register = model_registry.register
+
+
+def build_model(config: ModelConfig, schema: DatasetSchema, backend: EmbeddingBackend) -> CTRModel:
+    """The model ``config.name`` for a dataset, on a backend.
+
+    Args:
+        config: an instance of the model's own ``Config``.
+        schema: the dataset's fields.
+        backend: serves ``group_spec(schema, embedding_width(config), ...)``.
+
+    Raises:
+        UserError: unknown model, or one that cannot be trained on such a dataset.
+        ValueError: the backend has another width.
+    """
+    cls = model_registry.get(config.name)
+    cls.check(config, schema)
+    if backend.spec.embedding_dim != cls.embedding_width(config):
+        raise ValueError(
+            f"{cls.name} wants {cls.embedding_width(config)} columns of each id, the backend has "
+            f"{backend.spec.embedding_dim}"
+        )
+    return cls(config, schema, FieldEmbedding(schema, backend, pool_sequences=not cls.uses_sequences))

@@ -1,0 +1,252 @@
+"""Layers that CTR models share.
+
+B rows, F fields, Nd dense features, D = ``embedding_dim``. Every layer works under autocast: products run in the lower
+precision, statistics and logits in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recsys_emb.models.base import ModelConfig
+
+Units = tuple[Annotated[int, Field(ge=1)], ...]
+Activation = Literal["relu", "dice"]
+
+
+class DeepConfig(ModelConfig):
+    """Options of a model with a deep network."""
+
+    hidden: Units = Field((400, 400, 400), min_length=1, description="units of each layer of the deep network")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of units dropped after each layer of the deep network")
+    batch_norm: bool = Field(False, description="batch normalisation before each activation of the deep network")
+
+
+class Linear(nn.Linear):
+    """A linear layer that starts from Xavier-normal weights and zero bias, what CTR papers use."""
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Logit(Linear):
+    """The last layer, [B, in_features] -> float32 [B]. Never in bf16: its 8 bits would tie predictions."""
+
+    def __init__(self, in_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, 1, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float()).squeeze(-1)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation in float32; a batch of fewer than two rows has no variance and uses the running one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        training = self.training and len(x) > 1
+        return F.batch_norm(
+            x.float(), self.running_mean, self.running_var, self.weight, self.bias, training, self.momentum, self.eps
+        )
+
+
+class Dice(nn.Module):
+    """The data-adaptive activation of DIN (Zhou et al. 2018, eq. 3), [..., units] -> the same shape.
+
+    f(s) = p s + (1 - p) alpha s with p = sigmoid((s - E[s]) / sqrt(Var[s] + eps)), alpha learned, 0 at the start.
+    E and Var are of the batch in training and running averages after it.
+    """
+
+    def __init__(self, units: int, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.norm = BatchNorm(units, eps=eps, affine=False)
+        self.alpha = nn.Parameter(torch.zeros(units))
+
+    def forward(self, s: Tensor) -> Tensor:
+        p = torch.sigmoid(self.norm(s))
+        return s * (self.alpha + (1 - self.alpha) * p)
+
+
+class MLP(nn.Sequential):
+    """Linear, batch normalisation, activation, dropout for each of ``hidden``; [B, in_features] -> [B, hidden[-1]]."""
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        activation: Activation = "relu",
+    ) -> None:
+        layers: list[nn.Module] = []
+        for wide, narrow in zip([in_features, *hidden], hidden):
+            layers.append(Linear(wide, narrow))
+            if batch_norm:
+                layers.append(BatchNorm(narrow))
+            layers.append(Dice(narrow) if activation == "dice" else nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        super().__init__(*layers)
+        self.out_features = hidden[-1] if hidden else in_features
+
+
+class DenseEmbedding(nn.Module):
+    """Dense features as fields: value times a learned vector, [B, Nd] -> [B, Nd, D]."""
+
+    def __init__(self, num_dense: int, embedding_dim: int, std: float = 0.01) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(std * torch.randn(num_dense, embedding_dim))
+
+    def forward(self, dense: Tensor) -> Tensor:
+        return dense[:, :, None] * self.weight
+
+
+class FirstOrder(nn.Module):
+    """Global bias, plus each id's own weight, plus a weight for each dense feature."""
+
+    def __init__(self, num_dense: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_dense))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, first_order: Tensor, dense: Tensor) -> Tensor:
+        """first_order [B, F] from the backend and dense [B, Nd] -> [B]."""
+        return self.bias + first_order.sum(dim=1) + (dense * self.weight).sum(dim=1)
+
+
+class FMInteraction(nn.Module):
+    """Second-order factorisation machine: the sum of all dot products of two different vectors of a row.
+
+    Rendle 2010, eq. 1 in the linear-time form of lemma 3.1: ((sum of v)^2 - sum of v^2) / 2, summed over D.
+    """
+
+    def forward(self, *blocks: Tensor) -> Tensor:
+        """Vectors [B, any number, D] in one or more blocks -> [B]."""
+        total = sum(block.sum(dim=1) for block in blocks)  # [B, D]
+        squares = sum(block.square().sum(dim=1) for block in blocks)  # [B, D]
+        return 0.5 * (total * total - squares).sum(dim=1)
+
+
+class DotInteraction(nn.Module):
+    """Dot products of all pairs of vectors, [B, F, D] -> [B, F (F - 1) / 2] (Naumov et al. 2019, section 2.5)."""
+
+    def __init__(self, num_fields: int) -> None:
+        super().__init__()
+        i, j = torch.tril_indices(num_fields, num_fields, offset=-1)
+        self.register_buffer("pairs", i * num_fields + j, persistent=False)
+        self.out_features = len(i)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        dots = vectors @ vectors.transpose(1, 2)  # [B, F, F]
+        return dots.flatten(1).index_select(1, self.pairs)
+
+
+class CrossNetV2(nn.Module):
+    """Cross layers x_{l+1} = x_0 * (W x_l + b) + x_l, [B, in_features] -> the same (Wang et al. 2021, eq. 1).
+
+    With ``low_rank`` r, W = U V^T for U and V of [in_features, r] (eq. 2).
+    """
+
+    def __init__(self, in_features: int, num_layers: int, low_rank: int | None = None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Linear(in_features, in_features)
+            if low_rank is None
+            else nn.Sequential(Linear(in_features, low_rank, bias=False), Linear(low_rank, in_features))
+            for _ in range(num_layers)
+        )
+
+    def forward(self, x0: Tensor) -> Tensor:
+        x = x0
+        for layer in self.layers:
+            x = x0 * layer(x) + x
+        return x
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """One interacting layer of AutoInt, [B, F, in_features] -> [B, F, heads * head_dim] (Song et al. 2019, eq. 5 to 8).
+
+    Each head attends over the fields of a row: softmax over j of <Q e_i, K e_j>, unscaled in the paper, weighs V e_j.
+    The heads side by side, plus the residual, go through ReLU. The residual is projected only where widths differ.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        heads: int,
+        head_dim: int,
+        dropout: float = 0.0,
+        residual: bool = True,
+        scale: bool = False,
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, head_dim
+        self.out_features = heads * head_dim
+        self.query, self.key, self.value = (Linear(in_features, self.out_features, bias=False) for _ in range(3))
+        self.residual: nn.Module | None = None
+        if residual:
+            same = in_features == self.out_features
+            self.residual = nn.Identity() if same else Linear(in_features, self.out_features, bias=False)
+        self.scale = head_dim**-0.5 if scale else 1.0
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(self.out_features) if layer_norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, fields, _ = x.shape
+        by_head = (batch, fields, self.heads, self.head_dim)
+        query, key, value = (p(x).view(by_head).transpose(1, 2) for p in (self.query, self.key, self.value))
+        if self.scale != 1:
+            query = query * self.scale
+        weights = self.dropout(torch.softmax(query @ key.transpose(2, 3), dim=-1))  # [B, heads, F, F]
+        out = (weights @ value).transpose(1, 2).reshape(batch, fields, self.out_features)
+        if self.residual is not None:
+            out = out + self.residual(x)
+        if self.norm is not None:
+            out = self.norm(out)
+        return torch.relu(out)
+
+
+class TargetAttention(nn.Module):
+    """DIN's local activation unit and weighted sum pooling (Zhou et al. 2018, eq. 2), on jagged histories.
+
+    An MLP of [q, k, q - k, q * k] weighs each past item k for the target q. The weights are not normalised, so their
+    sum tells how strong an interest is; ``softmax`` normalises them. Only real positions are computed, none padded.
+
+    Args:
+        width: K, columns of a target and of a past item.
+        hidden: units of the MLP.
+        activation: of the MLP.
+        softmax: weights of a history sum to 1.
+    """
+
+    def __init__(self, width: int, hidden: Sequence[int], activation: Activation, softmax: bool) -> None:
+        super().__init__()
+        mlp = MLP(4 * width, hidden, activation=activation)
+        self.unit = nn.Sequential(mlp, Logit(mlp.out_features))
+        self.softmax = softmax
+
+    def forward(self, target: Tensor, history: Tensor, lengths: Tensor) -> Tensor:
+        """target [B, K], history [n, K] row after row, lengths int64 [B] -> [B, K]; empty histories give zeros."""
+        rows = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(history))
+        query = target.index_select(0, rows)
+        weight = self.unit(torch.cat([query, history, query - history, query * history], dim=1))  # float32 [n]
+        if self.softmax:
+            weight = jagged_softmax(weight, rows, len(lengths))
+        return history.new_zeros(target.shape).index_add(0, rows, weight[:, None] * history)
+
+
+def jagged_softmax(scores: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """Softmax of scores [n] within each row; ``rows`` int64 [n] says whose score each is."""
+    top = scores.new_zeros(num_rows).scatter_reduce(0, rows, scores.detach(), "amax", include_self=False)
+    exp = torch.exp(scores - top.index_select(0, rows))
+    total = exp.new_zeros(num_rows).index_add(0, rows, exp)
+    return exp / total.index_select(0, rows)
