@@ -7,6 +7,7 @@ precision, statistics and logits in float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Annotated, Literal
 
 import torch
@@ -52,10 +53,8 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation in float32; a batch of fewer than two rows has no variance and uses the running one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        training = self.training and len(x) > 1
-        return F.batch_norm(
-            x.float(), self.running_mean, self.running_var, self.weight, self.bias, training, self.momentum, self.eps
-        )
+        stats = (self.running_mean, self.running_var, self.weight, self.bias)
+        return F.batch_norm(x.float(), *stats, self.training and len(x) > 1, self.momentum or 0.0, self.eps)
 
 
 class Dice(nn.Module):
@@ -130,13 +129,15 @@ class FMInteraction(nn.Module):
 
     def forward(self, *blocks: Tensor) -> Tensor:
         """Vectors [B, any number, D] in one or more blocks -> [B]."""
-        total = sum(block.sum(dim=1) for block in blocks)  # [B, D]
-        squares = sum(block.square().sum(dim=1) for block in blocks)  # [B, D]
+        total = reduce(torch.add, (block.sum(dim=1) for block in blocks))  # [B, D]
+        squares = reduce(torch.add, (block.square().sum(dim=1) for block in blocks))  # [B, D]
         return 0.5 * (total * total - squares).sum(dim=1)
 
 
 class DotInteraction(nn.Module):
     """Dot products of all pairs of vectors, [B, F, D] -> [B, F (F - 1) / 2] (Naumov et al. 2019, section 2.5)."""
+
+    pairs: Tensor  # int64 [F (F - 1) / 2], positions in a flattened [F, F]
 
     def __init__(self, num_fields: int) -> None:
         super().__init__()
