@@ -1,0 +1,72 @@
+"""Numeric fields: transform, then standardise by the mean and deviation of the training split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from recsys_emb.data.sources.base import DenseColumn
+
+
+class FittedDense(BaseModel):
+    """A numeric field with what was fitted on the training split: value = (transform(x) - mean) / std."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    transform: Literal["none", "standard", "log1p"]
+    mean: float = 0.0
+    std: float = 1.0
+
+
+def transform(frame: pl.DataFrame, columns: Sequence[DenseColumn | FittedDense]) -> np.ndarray:
+    """float32 [n, Nd] of the columns after ``log1p`` where that is asked for; NaN where a value is missing."""
+    if not columns:
+        return np.zeros((len(frame), 0), dtype=np.float32)
+    logs = {c.name for c in columns if c.transform == "log1p"}
+    values = [pl.col(c.name).cast(pl.Float64) for c in columns]
+    # log(1 + |x|) and log1p(|x|) differ by less than float32 resolves, and the first is much faster.
+    signed = [v.sign() * (v.abs() + 1).log() if c.name in logs else v for c, v in zip(columns, values)]
+    return frame.select(v.cast(pl.Float32).alias(c.name) for c, v in zip(columns, signed)).to_numpy(order="c")
+
+
+def standardise(values: np.ndarray, columns: Sequence[FittedDense]) -> np.ndarray:
+    """float32 [n, Nd] of transformed values; a missing one becomes 0, which is the mean."""
+    mean = np.array([c.mean for c in columns], dtype=np.float32)
+    std = np.array([c.std for c in columns], dtype=np.float32)
+    scaled = (values - mean) / std
+    return np.nan_to_num(scaled, copy=False, nan=0.0, posinf=None, neginf=None)
+
+
+class DenseStatistics:
+    """Mean and deviation of the present values, block by block (Chan, Golub and LeVeque, 1983)."""
+
+    def __init__(self, columns: Sequence[DenseColumn]) -> None:
+        self._columns = columns
+        self._n, self._mean, self._m2 = (np.zeros(len(columns)) for _ in range(3))
+
+    def add(self, values: np.ndarray) -> None:
+        """``values`` float32 [n, Nd], NaN where missing."""
+        present = ~np.isnan(values)
+        n = present.sum(axis=0)
+        exact = np.where(present, values, 0).astype(np.float64)
+        mean = exact.sum(axis=0) / np.maximum(n, 1)
+        m2 = (np.where(present, exact - mean, 0) ** 2).sum(axis=0)
+        total = np.maximum(self._n + n, 1)
+        delta = mean - self._mean
+        self._m2 += m2 + delta**2 * self._n * n / total
+        self._mean += delta * n / total
+        self._n += n
+
+    def fit(self) -> list[FittedDense]:
+        """One per column; a column without spread gets deviation 1."""
+        deviation = np.sqrt(self._m2 / np.maximum(self._n, 1))
+        fitted = []
+        for column, mean, std in zip(self._columns, self._mean.tolist(), deviation.tolist()):
+            known = {} if column.transform == "none" else {"mean": mean, "std": std or 1.0}
+            fitted.append(FittedDense(name=column.name, transform=column.transform, **known))
+        return fitted

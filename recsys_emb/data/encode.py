@@ -1,0 +1,273 @@
+"""Raw rows to a prepared dataset, streaming: memory is bounded by the vocabularies and a block of rows.
+
+The first pass reads the source once: it counts the values and fits the dense fields on the training rows, and spools
+every block with each field's values as positions among the distinct values of the block. Then each vocabulary is put
+in order. The second pass turns positions into ids, a gather per field, and writes the arrays of store.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from recsys_emb.data.dense import DenseStatistics, FittedDense, standardise, transform
+from recsys_emb.data.folder import building, checksums, write_json
+from recsys_emb.data.rejects import RejectLog
+from recsys_emb.data.schema import HASHED_IDS, CategoricalField, DatasetSchema, SequenceField
+from recsys_emb.data.sources.base import TRAIN, Block, RawFields, Source
+from recsys_emb.data.spool import Spool, SpooledBlock
+from recsys_emb.data.store import FORMAT_VERSION, SPLITS
+from recsys_emb.data.values import canonical, distinct_codes, flatten
+from recsys_emb.data.vocabulary import ValueSpool, Vocabulary, hashed_block_ids, write_vocabulary
+from recsys_emb.data.writer import SplitWriter
+from recsys_emb.errors import UserError
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with a stage (``reading`` or ``writing``), its rows done so far, and the rows in all where they are known."""
+
+Ids = Literal["vocabulary", "hash64"]
+
+
+def prepare(
+    source: Source,
+    out: Path,
+    *,
+    name: str | None = None,
+    min_count: int = 1,
+    ids: Ids = "vocabulary",
+    overwrite: bool = False,
+    max_rejected: float = 0.01,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Encodes a source into the folder ``out``; nothing is there until all is done.
+
+    Args:
+        source: what to read.
+        out: the folder to make.
+        name: what reports call the dataset; the source's name when absent.
+        min_count: values that occur less often in the training split get id 0.
+        ids: ``vocabulary``, ids 1, 2, ... by falling training count; ``hash64``, 63-bit hashes and no vocabulary.
+        overwrite: replace a prepared dataset at ``out``.
+        max_rejected: share of malformed rows from which on preparing is refused.
+        progress: told of the rows done.
+
+    Returns:
+        The manifest, as written to ``dataset.json``.
+
+    Raises:
+        UserError: ``out`` exists, too many malformed rows, no rows, or a split without rows or with one class.
+    """
+    if min_count < 1:
+        raise UserError(f"--min-count {min_count}: must be 1 or more")
+    if not 0 <= max_rejected <= 1:
+        raise UserError(f"--max-rejected {max_rejected:g}: must be between 0 and 1")
+    if ids == "hash64" and min_count > 1:
+        raise UserError(f"--min-count {min_count}: hash64 ids keep no counts; leave it out or use --ids vocabulary")
+    started = time.perf_counter()
+    report = progress or (lambda stage, rows, total: None)
+    kept_at = out.with_name(f"{out.name}.rejected.tsv")
+    with building(out, overwrite) as folder:
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        with RejectLog(folder / "rejected.tsv", max_rejected, kept_at) as rejects:
+            first = _FirstPass(source.fields(), scratch)
+            first.read(source, rejects, report)
+            rejects.check(first.rows, done=True)
+        _check_splits(source.name, first.rows_of, first.clicks_of)
+        vocabularies = _Ids(first.spools, scratch, min_count, ids)
+        schema = _schema(first.fields, vocabularies.sizes, ids)
+        dense = first.statistics.fit()
+        oov = _write_splits(folder, schema, dense, first, vocabularies, report)
+        vocabulary_bytes = vocabularies.write(folder)
+        shutil.rmtree(scratch)
+        write_json(folder / "schema.json", schema.model_dump(mode="json"))
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "name": name or source.name,
+            "source": source.name,
+            "options": source.options.model_dump(mode="json"),
+            "min_count": min_count,
+            "ids": ids,
+            "files": [{"path": str(f), "bytes": f.stat().st_size} for f in source.files()],
+            "rows": dict(zip(SPLITS, first.rows_of.tolist())),
+            "click_rate": dict(zip(SPLITS, (first.clicks_of / first.rows_of).tolist())),
+            "rejected": rejects.count,
+            "oov_rate": oov,
+            "vocabulary_bytes": vocabulary_bytes,
+            "dense": [d.model_dump() for d in dense],
+            "bayes": source.bayes(),
+            "checksums": checksums(folder),
+        }
+        manifest["seconds"] = round(time.perf_counter() - started, 3)
+        write_json(folder / "dataset.json", manifest)
+    kept_at.unlink(missing_ok=True)
+    return manifest
+
+
+class _FirstPass:
+    """Reads the source: values counted, dense fields measured, blocks spooled."""
+
+    def __init__(self, fields: RawFields, scratch: Path) -> None:
+        self.fields = fields
+        single = [f for f in fields.categorical if not f.multi_valued]
+        self._jagged: list[CategoricalField | SequenceField] = [
+            *(f for f in fields.categorical if f.multi_valued),
+            *fields.sequences,
+        ]
+        self._single = single
+        self.embedded: list[CategoricalField | SequenceField] = [*single, *self._jagged]
+        self.spools = {f.vocabulary: ValueSpool(f.vocabulary, scratch) for f in self.embedded}
+        self.spool = Spool(scratch / "blocks", len(self.embedded), len(self._jagged))
+        self.statistics = DenseStatistics(fields.dense)
+        self.rows_of = np.zeros(len(SPLITS), dtype=np.int64)
+        self.clicks_of = np.zeros(len(SPLITS), dtype=np.int64)
+
+    @property
+    def rows(self) -> int:
+        return int(self.rows_of.sum())
+
+    def read(self, source: Source, rejects: RejectLog, report: Progress) -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for block in source.blocks():
+                rejects.add(block.rejected)
+                self._add(block, pool)
+                rejects.check(self.rows, done=False)
+                report("reading", self.rows, None)
+
+    def _add(self, block: Block, pool: ThreadPoolExecutor) -> None:
+        if not len(block.frame):
+            return
+        train = np.flatnonzero(block.split == TRAIN)
+        self.rows_of += np.bincount(block.split, minlength=len(SPLITS))
+        self.clicks_of += np.bincount(block.split[block.labels == 1], minlength=len(SPLITS))
+        dense = transform(block.frame, self.fields.dense)
+        self.statistics.add(dense[train])
+        is_train = block.split == TRAIN
+        frame = block.frame
+
+        def encode(field: CategoricalField | SequenceField) -> tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray]:
+            column = frame[field.name]
+            if isinstance(field, SequenceField):
+                flat, lengths = flatten(column, field.max_length)
+            elif field.multi_valued:
+                flat, lengths = flatten(column)
+            else:
+                flat, lengths = canonical(column), np.zeros(0, dtype=np.int64)
+            distinct, codes = distinct_codes(flat)
+            counted = codes[np.repeat(is_train, lengths)] if len(lengths) else codes[train]
+            return distinct, np.bincount(counted, minlength=len(distinct)), codes, lengths
+
+        codes, lengths = [], []
+        for field, (distinct, counts, field_codes, field_lengths) in zip(
+            self.embedded, pool.map(encode, self.embedded)
+        ):
+            self.spools[field.vocabulary].append(distinct, counts)
+            codes.append(field_codes)
+            if field in self._jagged:
+                lengths.append(field_lengths)
+        self._check_aligned(lengths)
+        weights = np.zeros(0, np.float32) if block.weights is None else block.weights
+        self.spool.append(SpooledBlock(block.labels, block.split, weights, dense, codes, lengths))
+
+    def _check_aligned(self, lengths: list[np.ndarray]) -> None:
+        by_name = {f.name: n for f, n in zip(self._jagged, lengths)}
+        for field in self.fields.sequences:
+            other = field.aligned_with
+            if other is not None and not np.array_equal(by_name[field.name], by_name[other]):
+                raise UserError(
+                    f"sequence {field.name!r}: rows differ in length from {other!r}, which it is aligned with"
+                )
+
+
+class _Ids:
+    """The ids of every block's values, of vocabularies or hashes."""
+
+    def __init__(self, spools: dict[str, ValueSpool], scratch: Path, min_count: int, ids: Ids) -> None:
+        self.hashed = ids == "hash64"
+        self._vocabularies = {} if self.hashed else {v: Vocabulary(s, scratch, min_count) for v, s in spools.items()}
+        self.sizes = {v: HASHED_IDS if self.hashed else len(self._vocabularies[v]) for v in spools}
+        self._spools = spools
+
+    def by_block(self) -> dict[str, Iterator[np.ndarray]]:
+        if self.hashed:
+            return {v: hashed_block_ids(s) for v, s in self._spools.items()}
+        return {v: vocabulary.block_ids() for v, vocabulary in self._vocabularies.items()}
+
+    def write(self, folder: Path) -> int:
+        """Writes ``vocabularies/`` and ``counts/``; returns the bytes of the first."""
+        if self.hashed:
+            return 0
+        for sub in ("vocabularies", "counts"):
+            (folder / sub).mkdir()
+        for name, vocabulary in self._vocabularies.items():
+            np.save(folder / "counts" / f"{name}.npy", vocabulary.counts)
+        return sum(
+            write_vocabulary(folder / "vocabularies" / f"{n}.arrow", v.values) for n, v in self._vocabularies.items()
+        )
+
+
+def _schema(fields: RawFields, sizes: dict[str, int], ids: Ids) -> DatasetSchema:
+    return DatasetSchema(
+        dense=tuple(d.name for d in fields.dense),
+        categorical=fields.categorical,
+        sequences=fields.sequences,
+        vocabularies=sizes,
+        user=fields.user,
+        weighted=fields.weighted,
+        ids=ids,
+    )
+
+
+def _check_splits(source: str, rows: np.ndarray, clicks: np.ndarray) -> None:
+    if not rows.sum():
+        raise UserError(f"source {source!r}: no rows; check --input")
+    counts = ", ".join(f"{s} {n}" for s, n in zip(SPLITS, rows.tolist()))
+    for split, n, ones in zip(SPLITS, rows.tolist(), clicks.tolist()):
+        if n == 0:
+            raise UserError(
+                f"the {split} split has no rows (rows: {counts}); change the split options or give more rows"
+            )
+        if ones in (0, n):
+            what = "no clicks" if ones == 0 else "only clicks"
+            raise UserError(
+                f"the {split} split has {what} in {n} rows, so AUC is undefined; "
+                "change the split options or give more rows"
+            )
+
+
+def _write_splits(
+    folder: Path,
+    schema: DatasetSchema,
+    dense: list[FittedDense],
+    first: _FirstPass,
+    vocabularies: _Ids,
+    report: Progress,
+) -> dict[str, dict[str, float]]:
+    """The second pass. Returns the share of values with id 0 per split and field."""
+    writers = [SplitWriter(folder / split, schema) for split in SPLITS]
+    ids_of = vocabularies.by_block()
+    singles = len(schema.single_valued)
+    done = 0
+    for block in first.spool.blocks():
+        ids = np.empty((len(block.labels), singles), dtype=np.int64 if vocabularies.hashed else np.int32)
+        jagged = {}
+        for position, (field, codes) in enumerate(zip(first.embedded, block.codes)):
+            values = next(ids_of[field.vocabulary])[codes]
+            if position < singles:
+                ids[:, position] = values
+            else:
+                jagged[field.name] = (values, block.lengths[position - singles])
+        scaled = standardise(block.dense, dense)
+        for code, writer in enumerate(writers):
+            writer.append(block.split == code, block.labels, block.weights, scaled, ids, jagged)
+        done += len(block.labels)
+        report("writing", done, first.rows)
+    return {split: writer.close() for split, writer in zip(SPLITS, writers)}

@@ -1,0 +1,89 @@
+"""Makes the folder of a prepared dataset appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recsys_emb.errors import UserError
+
+_MARK = "UNFINISHED"
+
+
+@contextmanager
+def building(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A new folder ``OUT.partial`` that becomes ``out`` when the block ends, and goes when it fails.
+
+    Raises:
+        UserError: ``out`` is a prepared dataset and ``overwrite`` is not set, or it is something else.
+    """
+    check_free(out, overwrite)
+    partial = out.with_name(f"{out.name}.partial")
+    if partial.exists():
+        if not (partial / _MARK).is_file():
+            raise UserError(f"{partial} is in the way; move it, or choose another --out")
+        shutil.rmtree(partial)  # left by a preparation that was killed
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
+    (partial / _MARK).touch()
+    try:
+        yield partial
+        (partial / _MARK).unlink()
+        _move(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raises UserError when ``out`` may not be made or replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not is_prepared(out):
+        raise UserError(f"--out {out} exists and is not a prepared dataset; choose another folder")
+    if not overwrite:
+        raise UserError(f"--out {out} is a prepared dataset already; choose another folder, or pass --overwrite")
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether ``folder`` was written by ``prepare``."""
+    try:
+        manifest = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and "format_version" in manifest and (folder / "schema.json").is_file()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """BLAKE2b (16 bytes, hexadecimal) of every file below ``folder``, by its relative path."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != _MARK)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sums = pool.map(_checksum, files)
+        return {f.relative_to(folder).as_posix(): s for f, s in zip(files, sums)}
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _move(new: Path, out: Path) -> None:
+    if not out.exists():
+        new.rename(out)
+        return
+    old = out.with_name(f"{out.name}.replaced")
+    out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old)

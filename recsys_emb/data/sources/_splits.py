@@ -1,0 +1,82 @@
+"""Random and chronological splits of rows that come in blocks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from recsys_emb.data.sources.base import random_split
+
+
+def _numbers(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Share = Annotated[float, Field(gt=0)]
+Ratios = Annotated[tuple[Share, Share, Share], BeforeValidator(_numbers)]
+"""Sizes of train, valid and test relative to one another, such as ``0.8,0.1,0.1``."""
+
+
+class TimeSplit:
+    """Train, then valid, then test in the order of ``times``; equal times keep the order of the rows.
+
+    Args:
+        times: int64 or float64 [rows], the times of all rows.
+        ratios: relative sizes of the splits, met to one row.
+    """
+
+    def __init__(self, times: np.ndarray, ratios: tuple[float, float, float]) -> None:
+        edges = np.minimum(_edges(len(times), ratios), max(len(times) - 1, 0))
+        self._cuts = np.partition(times, edges)[edges] if len(times) else np.zeros(2)
+        # How many of the rows at the time of a cut belong before it.
+        self._quota = edges - np.array([np.count_nonzero(times < cut) for cut in self._cuts])
+        self._seen = np.zeros(2, dtype=np.int64)
+
+    def codes(self, times: np.ndarray) -> np.ndarray:
+        """uint8 [n], the split codes of the next n rows."""
+        result = np.zeros(len(times), dtype=np.uint8)
+        for k, cut in enumerate(self._cuts):
+            tied = times == cut
+            position = self._seen[k] + np.cumsum(tied)
+            result += (times > cut) | (tied & (position > self._quota[k]))
+            self._seen[k] += np.count_nonzero(tied)
+        return result
+
+
+class RandomSplit:
+    """Rows at random by seed and row number (``random_split``), for rows that come in blocks."""
+
+    def __init__(self, ratios: tuple[float, float, float], seed: int) -> None:
+        self._ratios, self._seed, self._rows = ratios, seed, 0
+
+    def codes(self, rows: int) -> np.ndarray:
+        """uint8 [rows], the split codes of the next rows."""
+        codes = random_split(self._rows, rows, self._ratios, self._seed)
+        self._rows += rows
+        return codes
+
+
+class OrderSplit:
+    """Train, then valid, then test in the order of the rows, for rows that come in blocks.
+
+    Args:
+        total: how many rows there are.
+        ratios: relative sizes of the splits.
+    """
+
+    def __init__(self, total: int, ratios: tuple[float, float, float]) -> None:
+        self._edges = _edges(total, ratios)
+        self._rows = 0
+
+    def codes(self, rows: int) -> np.ndarray:
+        """uint8 [rows], the split codes of the next rows."""
+        position = np.arange(self._rows, self._rows + rows)
+        self._rows += rows
+        return np.searchsorted(self._edges, position, side="right").astype(np.uint8)
+
+
+def _edges(total: int, ratios: tuple[float, float, float]) -> np.ndarray:
+    """int64 [2]: the first row of valid and of test."""
+    return np.rint(np.cumsum(ratios)[:2] / sum(ratios) * total).astype(np.int64)

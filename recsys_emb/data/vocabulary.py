@@ -1,0 +1,176 @@
+"""Vocabularies: counted block by block while the values of a block go to a file, ordered once at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from recsys_emb.data.schema import OOV_ID
+from recsys_emb.data.values import check_one_type, hash63
+
+
+class ValueSpool:
+    """A temporary file of the distinct values of each block of a field, with their counts in the training split.
+
+    What it costs is disk: memory holds one block.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self._path = folder / f"{name}.values"
+        self._schema: pa.Schema | None = None
+        self._writer: pa.ipc.RecordBatchFileWriter
+
+    def append(self, values: pa.Array, counts: np.ndarray) -> None:
+        """``values`` without repetition; ``counts`` int64 of the same length."""
+        if self._schema is None:
+            self._schema = pa.schema([("value", values.type), ("count", pa.int64())])
+            self._writer = pa.ipc.new_file(str(self._path), self._schema)
+        check_one_type(self.name, self._schema.field("value").type, values.type)
+        self._writer.write_batch(pa.record_batch([values, pa.array(counts)], schema=self._schema))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """What was appended, in order, mapped from the file."""
+        if self._schema is None:
+            return
+        self._writer.close()
+        with pa.memory_map(str(self._path)) as mapped, pa.ipc.open_file(mapped) as reader:
+            for i in range(reader.num_record_batches):
+                yield reader.get_batch(i)
+
+
+class Vocabulary:
+    """Ids 1, 2, ... in order of falling training count, ties by value (null first); id 0 is every other value.
+
+    Args:
+        spool: the values of all blocks.
+        folder: where the ids of each block's values are kept until they are read.
+        min_count: least training count of a value that gets an id.
+
+    Attributes:
+        values: the raw value of id i + 1 at position i, int64 or large_string
+        counts: int64 [ids], training occurrences by id; at 0 those of values below ``min_count``
+    """
+
+    def __init__(self, spool: ValueSpool, folder: Path, min_count: int) -> None:
+        batches = list(spool.batches())
+        distinct, codes = _encode_all([b.column("value") for b in batches])
+        totals = np.zeros(len(distinct), dtype=np.int64)
+        for batch, code in zip(batches, codes):
+            totals[code] += batch.column("count").to_numpy()  # no code occurs twice in a block
+        ranked = (
+            pl.DataFrame({"value": pl.from_arrow(distinct), "count": totals})
+            .with_row_index("code")
+            .filter(pl.col("count") >= max(min_count, 1))
+            .sort("count", "value", descending=[True, False], nulls_last=False)
+        )
+        self.values: pa.Array = ranked["value"].to_arrow()
+        self.counts = np.concatenate([[totals.sum() - ranked["count"].sum()], ranked["count"].to_numpy()])
+        ids = np.full(len(distinct), OOV_ID, dtype=np.int32)
+        ids[ranked["code"].to_numpy()] = np.arange(1, len(ranked) + 1, dtype=np.int32)
+        self._path = folder / f"{spool.name}.ids"
+        with open(self._path, "wb") as file:
+            for code in codes:
+                np.save(file, ids[code])
+
+    def __len__(self) -> int:
+        """Number of ids, id 0 included."""
+        return len(self.counts)
+
+    def block_ids(self) -> Iterator[np.ndarray]:
+        """int32 ids of the values of each block, in the order of the spool."""
+        with open(self._path, "rb") as file:
+            yield from _arrays(file)
+
+
+def hashed_block_ids(spool: ValueSpool) -> Iterator[np.ndarray]:
+    """int64 hashes of the values of each block: what ``Vocabulary.block_ids`` is for hash64 ids."""
+    for batch in spool.batches():
+        yield hash63(batch.column("value"))
+
+
+def _encode_all(blocks: list[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
+    """The distinct values of all blocks, and for each block the positions of its values among them, int32."""
+    chunks = [b for b in blocks if len(b)]
+    if not chunks:
+        return pa.array([], pa.int64()), [np.zeros(0, np.int32) for _ in blocks]
+    encoded = pa.chunked_array(chunks).dictionary_encode(null_encoding="encode").chunks
+    indices = np.concatenate([chunk.indices.to_numpy() for chunk in encoded])
+    # Every chunk carries the dictionary of the whole.
+    return encoded[0].dictionary, np.split(indices, np.cumsum([len(b) for b in blocks])[:-1])
+
+
+def _arrays(file: BinaryIO) -> Iterator[np.ndarray]:
+    end = file.seek(0, 2)
+    file.seek(0)
+    while file.tell() < end:
+        yield np.load(file, allow_pickle=False)
+
+
+def write_vocabulary(path: Path, values: pa.Array) -> int:
+    """Writes the raw values as an Arrow file, integers in the narrowest type; returns its bytes."""
+    if pa.types.is_integer(values.type):
+        narrow = pl.Series(values).shrink_dtype().to_arrow()
+        values = narrow
+    with pa.ipc.new_file(str(path), pa.schema([("value", values.type)])) as writer:
+        writer.write_batch(pa.record_batch([values], names=["value"]))
+    return path.stat().st_size
+
+
+class ValueIndex:
+    """From raw values to ids, for rows that come after preparation.
+
+    Args:
+        path: a file of ``write_vocabulary``, or None where ids are hashes.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._hashed = path is None
+        if path is None:
+            return
+        with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
+            values = pl.Series(reader.read_all().column("value"))
+        self._integers = values.dtype.is_integer()
+        nulls = values.is_null().arg_true()
+        self._null_id = int(nulls[0]) + 1 if len(nulls) else OOV_ID
+        known = pl.DataFrame({"value": values}).with_row_index("id", offset=1).drop_nulls()
+        if self._integers:
+            known = known.sort("value")
+            self._sorted = known["value"].cast(pl.Int64).to_numpy()
+        else:
+            self._enum = pl.Enum(known["value"])
+        self._ids = np.concatenate([known["id"].to_numpy().astype(np.int32), np.zeros(1, np.int32)])
+
+    def ids(self, values: pa.Array) -> np.ndarray:
+        """Ids [n] of raw values, int32 or int64 of hashes; 0 for values that are not in the vocabulary.
+
+        Raises:
+            UserError: strings for a vocabulary of integers, or the other way round.
+        """
+        if self._hashed:
+            return hash63(values)
+        series = pl.Series(values)
+        missing = series.is_null().to_numpy()
+        if missing.all():
+            return np.full(len(missing), self._null_id, dtype=np.int32)
+        at = self._find_integers(series) if self._integers else self._find_strings(series)
+        return np.where(missing, np.int32(self._null_id), self._ids[at])
+
+    def _find_integers(self, series: pl.Series) -> np.ndarray:
+        """Positions in ``_sorted``; -1, the zero at the end of ``_ids``, for values that are not there."""
+        check_one_type("of the dataset", pa.int64(), series.to_arrow().type)
+        wanted = series.fill_null(0).to_numpy()
+        if not len(self._sorted):
+            return np.full(len(wanted), -1)
+        at = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        return np.where(self._sorted[at] == wanted, at, -1)
+
+    def _find_strings(self, series: pl.Series) -> np.ndarray:
+        check_one_type("of the dataset", pa.large_string(), series.to_arrow().type)
+        codes = series.cast(self._enum, strict=False).to_physical()
+        return codes.cast(pl.Int64).fill_null(-1).to_numpy()
