@@ -1,0 +1,121 @@
+"""The page of one run: headline figures, sizes, learning curve, tables, config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from recsys_emb.report import html
+from recsys_emb.report.columns import COLUMNS, label
+from recsys_emb.report.compare import SIZES_NOTE
+from recsys_emb.report.runs import Report, load_events, load_report
+from recsys_emb.report.sizes import MB, human_bytes
+
+
+def run_page(run_dir: str | Path, out: str | Path | None = None) -> Path:
+    """Writes the page of a finished run, ``report.html`` in its folder unless ``out`` names another file.
+
+    Raises:
+        UserError: not a finished run.
+    """
+    run = Path(run_dir)
+    path = run / "report.html" if out is None else Path(out)
+    report, events = load_report(run), load_events(run)
+    env = run / "env.json"
+    curves = ""
+    if events:
+        from recsys_emb.report import plots  # matplotlib takes a while to import
+
+        svg = plots.svg(plots.learning_curves(events)[0], "Learning curve")
+        caption = "Loss of training batches and of the validation split, and validation AUC."
+        curves = html.section("Learning curve", html.figure(svg, caption))
+    path.write_text(
+        html.page(
+            report["run"],
+            f"{label(report)} on {report['dataset']}, seed {report['seed']}",
+            html.section("Quality on the test split", html.cards(_quality(report)), note=_bayes_sentence(report)),
+            html.section("Memory", html.cards(_sizes(report)), note=SIZES_NOTE),
+            html.section("Training", html.cards(_figures(report, "samples_per_second", "train_seconds", "epochs"))),
+            curves,
+            _tables(report),
+            html.section("Config", html.preformatted((run / "config.yaml").read_text(encoding="utf-8"))),
+            html.section("Environment", html.preformatted(_indented(env))) if env.is_file() else "",
+        ),
+        encoding="utf-8",
+    )
+    return path
+
+
+def _quality(report: Report) -> list[tuple[str, str, str]]:
+    return _figures(report, "auc", "gauc", "bayes_gap", "logloss", "ne", "calibration")
+
+
+def _figures(report: Report, *keys: str) -> list[tuple[str, str, str]]:
+    by_key = {column.key: column for column in COLUMNS}
+    return [(by_key[k].title, by_key[k].text(report), by_key[k].meaning) for k in keys if report.get(k) is not None]
+
+
+def _bayes_sentence(report: Report) -> str:
+    if report["bayes_gap"] is None:
+        return ""
+    return (
+        f"The best AUC that any model can reach on this data is {report['bayes_auc']:.4f}; "
+        f"this run is {report['bayes_gap']:.4f} below it."
+    )
+
+
+def _sizes(report: Report) -> list[tuple[str, str, str]]:
+    titles = {
+        "serving_bytes": "Serving",
+        "training_bytes": "Training",
+        "peak_rss_bytes": "Peak RSS",
+        "vocabulary_bytes": "Vocabulary",
+    }
+    sizes = [
+        (title, human_bytes(report[key]), f"{report[key]:,} bytes")
+        for key, title in titles.items()
+        if report.get(key) is not None
+    ]
+    if report.get("full_bytes") and report.get("ratio") is not None:
+        sizes.append(
+            ("Of full tables", f"{report['ratio']:.2%}", f"full fp32 tables: {human_bytes(report['full_bytes'])}")
+        )
+    return sizes
+
+
+def _tables(report: Report) -> str:
+    tables = report.get("tables") or []
+    if not tables:
+        return ""
+    headers = [
+        html.Header("Table", "embedding table", number=False),
+        html.Header("Ids", "size of the vocabulary"),
+        html.Header("Rows", "rows stored"),
+        html.Header("Width", "columns stored"),
+        html.Header("Serving (MB)", "stored bytes when served"),
+        html.Header("Form", "how it is stored", number=False),
+    ]
+    cells = [
+        [
+            html.Cell(str(t["name"])),
+            *(_number(t.get(key)) for key in ("ids", "rows", "width")),
+            html.Cell(f"{t['bytes'] / MB:,.3f}", value=t["bytes"]),
+            html.Cell(str(t.get("form", ""))),
+        ]
+        for t in tables
+    ]
+    total = sum(t["bytes"] for t in tables)
+    bottom = [html.Cell("Total"), *[html.Cell("")] * 3, html.Cell(f"{total / MB:,.3f}"), html.Cell("")]
+    return html.section("Embedding tables", html.table(headers, cells, bottom))
+
+
+def _number(value: float | None) -> html.Cell:
+    return html.Cell("–") if value is None else html.Cell(f"{value:,}", value=value)
+
+
+def _indented(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    try:
+        return json.dumps(json.loads(text), indent=2)
+    except ValueError:
+        return text

@@ -1,0 +1,146 @@
+"""Finished runs as plain dicts: read from their folders, and grouped when they differ by seed alone."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recsys_emb.errors import UserError
+
+Report = dict[str, Any]
+
+AVERAGED = (
+    *("auc", "logloss", "ne", "calibration", "gauc", "bayes_auc", "bayes_gap", "valid_auc"),
+    *("serving_bytes", "full_bytes", "ratio", "training_bytes", "peak_rss_bytes", "vocabulary_bytes"),
+    *("samples_per_second", "train_seconds", "epochs"),
+)
+"""Keys of a report that are figures: a group of runs has their mean, and their spread as ``<key>_std``."""
+
+_REQUIRED = ("model", "backend", "dataset", "seed", "auc", "logloss", "serving_bytes", "training_bytes")
+_SHOWN_ELSEWHERE = ("seed", "model.name", "embedding.backend", "embedding.budget", "data.path")
+
+
+def load_report(run_dir: str | Path) -> Report:
+    """``report.json`` of a finished run, with ``run`` (folder name), ``path``, ``config`` and ``bayes_gap`` added.
+
+    ``bayes_gap`` is ``bayes_auc - auc``, None where the best possible AUC is not known.
+
+    Raises:
+        UserError: no such folder, not a run, a run that is not finished, or a report that cannot be read.
+    """
+    run = Path(run_dir)
+    if not run.is_dir():
+        raise UserError(f"run {run}: no such folder")
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"run {run}: not a run folder (no config.yaml); give one written by `recsys-emb train`")
+    missing = [name for name in ("DONE", "report.json") if not (run / name).is_file()]
+    if missing:
+        raise UserError(f"run {run}: not finished (no {missing[0]}); continue it with `recsys-emb train --resume`")
+    try:
+        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{run / 'report.json'}: not valid JSON ({error}); train the run again") from None
+    absent = [key for key in _REQUIRED if key not in report] if isinstance(report, dict) else list(_REQUIRED)
+    if absent:
+        raise UserError(f"{run / 'report.json'}: lacks the key {absent[0]!r}; train the run again")
+    bayes = report.get("bayes_auc")
+    return {
+        **report,
+        "bayes_gap": None if bayes is None else bayes - report["auc"],
+        "run": run.resolve().name,
+        "path": str(run),
+        "config": load_run_config(run),
+    }
+
+
+def load_reports(run_dirs: Iterable[str | Path]) -> list[Report]:
+    """``load_report`` of each folder, in order; a folder given twice counts once. UserError when there is none."""
+    folders = {Path(run).resolve(): Path(run) for run in run_dirs}
+    if not folders:
+        raise UserError("no runs given; name at least one folder written by `recsys-emb train`")
+    return [load_report(run) for run in folders.values()]
+
+
+def load_run_config(run_dir: Path) -> dict[str, Any]:
+    """The resolved config of a run as nested dicts. UserError when it is not YAML."""
+    path = run_dir / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path}: not valid YAML; restore the file that training wrote") from None
+    return config if isinstance(config, dict) else {}
+
+
+def load_events(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``, oldest first; empty when the run has none. UserError names a broken line."""
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    events = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            raise UserError(f"{path} line {number}: not valid JSON; delete that line") from None
+    return events
+
+
+def group_by_seed(reports: Sequence[Report]) -> list[Report]:
+    """One row per config, the mean of its seeds; by dataset, best AUC first.
+
+    A row is a report whose figures are means, with ``<key>_std`` (sample standard deviation, None for one run),
+    ``n``, ``seeds``, ``runs`` (folder names) and ``settings``: the config keys by which it differs from the rows
+    of the same model, backend and budget, as ``"key=value, ..."``.
+    """
+    groups: dict[str, list[Report]] = defaultdict(list)
+    for report in reports:
+        flat = {key: value for key, value in _flat(report["config"]).items() if key != "seed"}
+        identity = [report["model"], report["backend"], report["dataset"], sorted(flat.items())]
+        groups[json.dumps(identity, default=str)].append(report)
+    rows = [_mean_row(members) for members in groups.values()]
+    _name_differences(rows)
+    return sorted(rows, key=lambda row: (str(row["dataset"]), -row["auc"]))
+
+
+def _mean_row(members: list[Report]) -> Report:
+    row = dict(members[0])
+    for key in AVERAGED:
+        values = [m[key] for m in members if m.get(key) is not None]
+        row[key] = statistics.fmean(values) if values else None
+        row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    row["n"] = len(members)
+    row["seeds"] = [m["seed"] for m in members]
+    row["runs"] = [m["run"] for m in members]
+    row["budget"] = (row["config"].get("embedding") or {}).get("budget")
+    return row
+
+
+def _name_differences(rows: list[Report]) -> None:
+    alike: dict[str, list[Report]] = defaultdict(list)
+    for row in rows:
+        alike[json.dumps([row["model"], row["backend"], row["dataset"], row["budget"]], default=str)].append(row)
+    for cohort in alike.values():
+        flats = [_flat(row["config"]) for row in cohort]
+        keys = sorted({key for flat in flats for key in flat} - set(_SHOWN_ELSEWHERE))
+        differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
+        if len(cohort) > 1 and not differing:  # the same options on other data of the same name
+            differing = ["data.path"]
+        for row, flat in zip(cohort, flats):
+            budget = [] if row["budget"] is None else [f"budget {row['budget']}"]
+            row["settings"] = ", ".join(budget + [f"{key}={flat.get(key)}" for key in differing])
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,81 @@
+"""The page of one run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from recsys_emb.report import plots, run_page
+from recsys_emb.report.runs import load_events
+
+
+def test_everything_of_a_run_on_one_page(make_run, read_page):
+    run = make_run("my-run", backend="hash", budget=0.1, auc=0.80001, bayes_auc=0.825, seed=7)
+    path = run_page(run)
+    assert path == run / "report.html"
+    page = read_page(path)
+    page.assert_self_contained()
+    for text in (
+        "<h1>my-run</h1>",
+        "deepfm / hash on movielens-1m, seed 7",
+        "<dt>AUC</dt><dd>0.8000",
+        "The best AUC that any model can reach on this data is 0.8250; this run is 0.0250 below it.",
+        "<dt>Serving</dt><dd>449.9 kB<small>449,856 bytes</small>",
+        "<dt>Training</dt><dd>2.3 MB<small>2,345,678 bytes</small>",
+        "<dt>Peak RSS</dt><dd>812.3 MB<small>812,345,678 bytes</small>",
+        "learning_rate: 0.001",
+        "&quot;torch&quot;: &quot;2.13.0&quot;",
+        'aria-label="Learning curve"',
+    ):
+        assert text in page.source, text
+
+
+def test_tables_and_their_total_are_those_of_the_report(make_run, read_page):
+    page = read_page(run_page(make_run("a")))
+    header, user, item, total = ([cell["text"] for cell in row] for row in page.rows)
+    assert header == ["Table", "Ids", "Rows", "Width", "Serving (MB)", "Form"]
+    assert user == ["user", "6,041", "6,041", "16", "0.387", "full"]
+    assert item == ["item", "3,953", "988", "16", "0.063", "hash"]
+    assert total == ["Total", "", "", "", "0.450", ""]
+
+
+def test_without_bayes_curve_tables_or_environment_the_page_is_shorter(make_run, tmp_path):
+    run = make_run("a", tables=[])
+    (run / "metrics.jsonl").unlink()
+    (run / "env.json").unlink()
+    source = run_page(run, tmp_path / "other.html").read_text(encoding="utf-8")
+    assert "<svg" not in source
+    assert "Bayes" not in source
+    assert "Embedding tables" not in source
+    assert "Environment" not in source
+    assert "<dt>AUC</dt><dd>0.8912" in source
+
+
+def test_what_a_run_says_is_escaped(make_run, read_page):
+    table = {"name": "<b>t", "ids": 1, "rows": 1, "width": 1, "bytes": 4, "form": "<i>"}
+    run = make_run("a", tables=[table])
+    (run / "env.json").write_text(json.dumps({"host": "</pre><script>alert(1)</script>"}))
+    with (run / "config.yaml").open("a") as file:
+        file.write("# <img src=http://example.org/x.png>\n")
+    page = read_page(run_page(run))
+    page.assert_self_contained()
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("script") == 1
+    assert not {"img", "b", "i"} & set(tags)
+    assert page.rows[1][0]["text"] == "<b>t"
+
+
+def test_learning_curves_draw_the_events(make_run):
+    events = load_events(make_run("a"))
+    losses, aucs = plots.learning_curves(events)
+    training, validation = losses.get_lines()
+    np.testing.assert_allclose(training.get_xdata(), range(100, 1001, 100))
+    np.testing.assert_allclose(training.get_ydata(), [e["loss"] for e in events if e["event"] == "train"])
+    np.testing.assert_allclose(validation.get_xdata(), range(200, 1001, 200))
+    np.testing.assert_allclose(aucs.get_lines()[0].get_ydata(), [e["auc"] for e in events if e["event"] == "eval"])
+    two_stages = [{**e, "stage": stage} for stage in ("supernet", "retrain") for e in events]
+    assert [line.get_label() for line in plots.learning_curves(two_stages)[1].get_lines()] == [
+        "supernet: validation AUC",
+        "retrain: validation AUC",
+    ]
