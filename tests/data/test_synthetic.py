@@ -138,6 +138,13 @@ def test_labels_are_calibrated_to_the_true_probabilities(rows) -> None:
         assert abs(rows.labels[part].mean() - p[part].mean()) < 4 * error
 
 
+def test_nothing_but_the_probability_tells_the_label(rows) -> None:
+    surprise = rows.labels - sigmoid(rows.logit)
+    columns = [rows.ids < 0, np.isnan(rows.dense), np.log2(rows.ids + 2), np.nan_to_num(rows.dense).clip(-9, 50)]
+    for column in np.concatenate(columns):
+        assert abs(np.corrcoef(column, surprise)[0, 1]) < 0.016
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_bayes_auc_is_about_0_8_whatever_the_seed(seed: int) -> None:
     rows = _model(seed=seed).rows(0, 30_000)
