@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -40,11 +41,16 @@ class Format:
 
 @dataclass(frozen=True)
 class Rows:
-    """Good rows of a chunk, the line each one starts at (int64 [n], from 1), and the rows rejected so far."""
+    """Good rows of one file and the rows rejected so far.
+
+    lines: int64 [n], the line each row starts at, from 1
+    texts: the texts of the rows that start at given lines
+    """
 
     frame: pl.DataFrame
     lines: np.ndarray
-    chunk: Chunk
+    file: str
+    texts: Callable[[Sequence[int]], list[str]]
     rejected: list[Rejected] = field(default_factory=list)
 
     def reject(self, bad: pl.Series | np.ndarray, reason: pl.Series | str) -> Rows:
@@ -54,16 +60,25 @@ class Rows:
             return self
         at = np.flatnonzero(mask)
         reasons = [reason] * len(at) if isinstance(reason, str) else reason.gather(at).to_list()
-        found = reject_lines(self.chunk, self.lines[at].tolist(), reasons)
+        found = _rejections(self.file, self.lines[at].tolist(), reasons, self.texts)
         good = np.flatnonzero(~mask)
         return replace(self, frame=self.frame[good], lines=self.lines[good], rejected=[*self.rejected, *found])
+
+    def with_column(self, column: pl.Series) -> Rows:
+        """With a column more, or another one of that name."""
+        return replace(self, frame=self.frame.with_columns(column))
+
+    def select(self, renamed: Mapping[str, str], optional: Sequence[str]) -> Rows:
+        """Only the columns of ``renamed``, under their new names, and those of ``optional`` that there are."""
+        kept = [c for c in optional if c in self.frame.columns]
+        return replace(self, frame=self.frame.select(*kept, *(pl.col(a).alias(b) for a, b in renamed.items())))
 
 
 def parse(chunk: Chunk, form: Format) -> Rows:
     """The records of a chunk as typed columns; an empty value is null. Malformed records are in ``rejected``."""
     frame = _parse_fast(chunk, form)
     if frame is not None:
-        return Rows(frame, _record_lines(chunk, form), chunk)
+        return Rows(frame, _record_lines(chunk, form), chunk.file.name, partial(_texts, chunk))
     if len(chunk.text) > SLOW_BYTES:
         middle = last_record_end(chunk.text[: len(chunk.text) // 2], form.quote)
         if middle:
@@ -86,11 +101,15 @@ def quoting(values: pl.Series, what: str) -> pl.Series:
     return pl.select(pl.format("{}: '{}'", pl.lit(what), texts)).to_series()
 
 
-def reject_lines(chunk: Chunk, numbers: Sequence[int], reasons: Sequence[str]) -> list[Rejected]:
-    """Rejections of the records that start at lines ``numbers`` of the file, with their text."""
+def _rejections(
+    file: str, numbers: Sequence[int], reasons: Sequence[str], texts: Callable[[Sequence[int]], list[str]]
+) -> list[Rejected]:
+    return [Rejected(file, *row) for row in zip(numbers, reasons, texts(numbers))] if numbers else []
+
+
+def _texts(chunk: Chunk, numbers: Sequence[int]) -> list[str]:
     lines = chunk.text.split(b"\n")
-    texts = [lines[n - chunk.first_line].rstrip(b"\r").decode("utf-8", errors="replace") for n in numbers]
-    return [Rejected(chunk.file.name, n, r, t) for n, r, t in zip(numbers, reasons, texts)]
+    return [lines[n - chunk.first_line].rstrip(b"\r").decode("utf-8", errors="replace") for n in numbers]
 
 
 def _parse_fast(chunk: Chunk, form: Format) -> pl.DataFrame | None:
@@ -137,7 +156,9 @@ def _parse_halves(chunk: Chunk, middle: int, form: Format) -> Rows:
     first = Chunk(chunk.file, chunk.text[:middle], chunk.first_line)
     second = Chunk(chunk.file, chunk.text[middle:], chunk.first_line + count_bytes(first.text, b"\n"))
     a, b = parse(first, form), parse(second, form)
-    return Rows(pl.concat([a.frame, b.frame]), np.concatenate([a.lines, b.lines]), chunk, [*a.rejected, *b.rejected])
+    lines = np.concatenate([a.lines, b.lines])
+    rejected = [*a.rejected, *b.rejected]
+    return Rows(pl.concat([a.frame, b.frame]), lines, chunk.file.name, partial(_texts, chunk), rejected)
 
 
 def _parse_slow(chunk: Chunk, form: Format) -> Rows:
@@ -156,7 +177,9 @@ def _parse_slow(chunk: Chunk, form: Format) -> Rows:
     missing = ["", *form.null_values]
     frame = pl.DataFrame({n: pl.Series(n, values, dtype=pl.String) for n, values in zip(form.columns, columns)})
     frame = frame.with_columns(pl.when(~pl.all().is_in(missing)).then(pl.all()))
-    return Rows(frame, np.array(starts, dtype=np.int64), chunk, reject_lines(chunk, bad_starts, reasons))
+    texts = partial(_texts, chunk)
+    rejected = _rejections(chunk.file.name, bad_starts, reasons, texts)
+    return Rows(frame, np.array(starts, dtype=np.int64), chunk.file.name, texts, rejected)
 
 
 def _decoded(line: bytes) -> str | None:

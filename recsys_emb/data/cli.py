@@ -1,0 +1,142 @@
+"""`recsys-emb data`: list the sources, prepare a dataset, describe one."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from recsys_emb.data import describe as describing
+from recsys_emb.data.encode import Ids, prepare
+from recsys_emb.data.encode import Progress as Report
+from recsys_emb.data.options import make_source
+from recsys_emb.data.sources.base import source_registry
+
+app = typer.Typer(no_args_is_help=True, help="Prepare datasets and look at them.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command("list")
+def list_sources(as_json: AsJson = False) -> None:
+    """List the sources and their options."""
+    sources = {n: source_registry.get(n) for n in source_registry.names()}
+    if as_json:
+        typer.echo(
+            json.dumps({n: {"summary": s.summary, "options": list(s.Options.model_fields)} for n, s in sources.items()})
+        )
+        return
+    table = Table("source", "reads", "options (--option key=value)", box=None, padding=(0, 2, 0, 0))
+    for name, source in sources.items():
+        table.add_row(name, source.summary, ", ".join(source.Options.model_fields))
+    Console().print(table)
+
+
+@app.command("prepare")
+def prepare_command(
+    source: Annotated[str, typer.Argument(help="One of `recsys-emb data list`.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    input: Annotated[Path | None, typer.Option(help="File, folder or glob to read.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="YAML file of options; for `table`, what each column is.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="Option of the source, key=value; may be repeated.")] = None,
+    name: Annotated[str | None, typer.Option(help="What reports call the dataset.")] = None,
+    min_count: Annotated[int, typer.Option(help="Rarer values of the training split share id 0.")] = 1,
+    ids: Annotated[
+        Ids, typer.Option(help="vocabulary: ids by falling count; hash64: 63-bit hashes, no vocabulary.")
+    ] = "vocabulary",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a prepared dataset.")] = False,
+    max_rejected: Annotated[float, typer.Option(help="Share of malformed rows above which nothing is made.")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Turn raw click logs into a dataset that trains without parsing."""
+    read = make_source(source, input, schema, option or [])
+    with _progress(quiet=as_json) as report:
+        manifest = prepare(
+            read,
+            out,
+            name=name,
+            min_count=min_count,
+            ids=ids,
+            overwrite=overwrite,
+            max_rejected=max_rejected,
+            progress=report,
+        )
+    if as_json:
+        typer.echo(json.dumps(manifest))
+        return
+    rows = sum(manifest["rows"].values())
+    seconds = manifest["seconds"]
+    typer.echo(
+        f"{out}: {rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} rows/s), {manifest['rejected']} rejected"
+    )
+
+
+@app.command("describe")
+def describe_command(
+    folder: Annotated[Path, typer.Argument(help="A folder made by `recsys-emb data prepare`.")], as_json: AsJson = False
+) -> None:
+    """Show rows, click rates, fields and sizes of a prepared dataset."""
+    facts = describing.describe(folder)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    console = Console()
+    for table in _tables(facts):
+        console.print(table, soft_wrap=isinstance(table, str))
+
+
+def _tables(facts: dict[str, Any]) -> Iterator[Table | str]:
+    short = {k: v for k, v in facts["options"].items() if v is not None and "{" not in str(v)}  # not table's columns
+    options = ", ".join(f"{k}={v}" for k, v in short.items() if v != [])
+    ids = "63-bit hashes" if facts["total_ids"] is None else f"{facts['total_ids']:,} ids"
+    yield f"{facts['name']}: source {facts['source']} ({options}), min_count {facts['min_count']}"
+    yield (
+        f"{ids}, vocabularies {facts['vocabulary_bytes']:,} bytes, on disk {facts['bytes']:,} bytes, "
+        f"{facts['rejected']} rows rejected\n"
+    )
+    splits = Table("split", "rows", "click rate", "Bayes AUC", "Bayes logloss", box=None, padding=(0, 2, 0, 0))
+    for split, rows in facts["rows"].items():
+        bayes = facts["bayes"].get(split, {})
+        best = [f"{bayes[k]:.4f}" if k in bayes else "" for k in ("auc", "logloss")]
+        splits.add_row(split, f"{rows:,}", f"{facts['click_rate'][split]:.4f}", *best)
+    yield splits
+    yield ""
+    fields = Table("field", "kind", "vocabulary", "ids", "OOV valid", "OOV test", box=None, padding=(0, 2, 0, 0))
+    for field in facts["fields"]:
+        oov = field.get("oov_rate") or {}
+        ids_of = field.get("ids")
+        rates = [f"{oov[s]:.2%}" if s in oov else "" for s in ("valid", "test")]
+        fields.add_row(
+            field["name"], field["kind"], field.get("vocabulary", ""), f"{ids_of:,}" if ids_of else "", *rates
+        )
+    yield fields
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Report | None]:
+    """Rows done and rate on stderr; nothing when ``quiet``."""
+    if quiet:
+        yield None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+        started: dict[str, float] = {}
+
+        def report(stage: str, rows: int, total: int | None) -> None:
+            if stage not in tasks:
+                started[stage] = time.perf_counter()
+                tasks[stage] = bars.add_task(stage, total=total, rate="")
+                return
+            seconds = max(time.perf_counter() - started[stage], 1e-9)
+            bars.update(tasks[stage], completed=rows, rate=f"{rows:,} rows, {rows / seconds:,.0f} rows/s")
+
+        yield report

@@ -1,0 +1,135 @@
+"""The schema of ``table``: which column is what."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from recsys_emb.data.schema import CategoricalField, SequenceField
+from recsys_emb.data.sources._splits import Ratios
+from recsys_emb.data.sources.base import DenseColumn, RawFields, SourceOptions
+
+
+class _Column(SourceOptions):
+    """A field; a bare text in the YAML is its name. ``column`` is where it is read from, its name when absent."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")
+    column: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @property
+    def source_column(self) -> str:
+        return self.column or self.name
+
+
+class DenseSpec(_Column):
+    """A numeric column."""
+
+    transform: Literal["none", "standard", "log1p"] = "standard"
+
+
+class CategoricalSpec(_Column):
+    """A column of one value per row; fields with the same ``vocabulary`` share their ids."""
+
+    vocabulary: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$", description="the field's name when absent")
+
+
+class MultiValuedSpec(CategoricalSpec):
+    """A column of any number of values per row: a list column of a Parquet file, or text with a separator."""
+
+    separator: str | None = Field(None, min_length=1)
+
+
+class SequenceSpec(_Column):
+    """A behaviour history, oldest first; its vocabulary is that of ``target``, the field whose past values it lists."""
+
+    target: str
+    max_length: int = Field(50, ge=1, description="the last so many entries are kept")
+    aligned_with: str | None = Field(None, description="an earlier sequence of the same length in every row")
+    separator: str | None = Field(None, min_length=1)
+
+
+class SplitSpec(SourceOptions):
+    """How rows go to the splits: by a ``column`` of train, valid and test; by ``time``; else at random."""
+
+    column: str | None = Field(None, description="a column with the values train, valid and test")
+    time: str | None = Field(None, description="a column to order the rows by, oldest first")
+    ratios: Ratios = Field((0.8, 0.1, 0.1), description="relative sizes of train, valid and test")
+    seed: int = Field(1, ge=0, lt=2**63, description="seed of a random split")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.column is not None and self.time is not None:
+            raise ValueError("give column or time, not both")
+        return self
+
+
+class TableOptions(SourceOptions):
+    """Options of ``table``, usually in a YAML file."""
+
+    label: str = Field(description="column of 0 and 1")
+    label_threshold: float | None = Field(None, description="when set, a label above it is a click, others are none")
+    dense: tuple[DenseSpec, ...] = Field((), description="numeric columns")
+    categorical: tuple[CategoricalSpec, ...] = Field((), description="columns of one value per row")
+    multi_valued: tuple[MultiValuedSpec, ...] = Field((), description="columns of any number of values per row")
+    sequences: tuple[SequenceSpec, ...] = Field((), description="behaviour histories, oldest first")
+    weight: str | None = Field(None, description="column of sample weights")
+    user: str | None = Field(None, description="categorical field that GAUC groups by")
+    split: SplitSpec = Field(SplitSpec(), description="by column, by time or at random")
+    separator: str | None = Field(None, description="of a text file; by its name when absent: tab for .tsv, else comma")
+    null_values: tuple[str, ...] = Field((), description="texts that mean a missing value, beside the empty one")
+
+    @field_validator("separator")
+    @classmethod
+    def _one_byte(cls, value: str | None) -> str | None:
+        if value is not None and len(value.encode()) != 1:
+            raise ValueError("must be a single ASCII character")
+        return value
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Self:
+        names = [f.name for f in (*self.dense, *self.categorical, *self.multi_valued, *self.sequences)]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"field {twice[0]!r} is given twice")
+        if not self.categorical and not self.multi_valued and not self.dense:
+            raise ValueError("no fields: give dense, categorical or multi_valued")
+        single = {f.name for f in self.categorical}
+        if self.user is not None and self.user not in single:
+            raise ValueError(f"user {self.user!r} is not one of categorical: {', '.join(single)}")
+        for i, sequence in enumerate(self.sequences):
+            if sequence.target not in single:
+                raise ValueError(f"sequence {sequence.name!r}: target {sequence.target!r} is not one of categorical")
+            if sequence.aligned_with is not None and sequence.aligned_with not in [s.name for s in self.sequences[:i]]:
+                raise ValueError(f"sequence {sequence.name!r}: aligned_with must name an earlier sequence")
+        return self
+
+    def raw_fields(self) -> RawFields:
+        """The fields as the encoder wants them."""
+        vocabulary = {f.name: f.vocabulary or f.name for f in (*self.categorical, *self.multi_valued)}
+        single = [CategoricalField(name=f.name, vocabulary=vocabulary[f.name]) for f in self.categorical]
+        multi = [
+            CategoricalField(name=f.name, vocabulary=vocabulary[f.name], multi_valued=True) for f in self.multi_valued
+        ]
+        sequences = [
+            SequenceField(
+                name=f.name,
+                vocabulary=vocabulary[f.target],
+                target=f.target,
+                max_length=f.max_length,
+                aligned_with=f.aligned_with,
+            )
+            for f in self.sequences
+        ]
+        return RawFields(
+            dense=tuple(DenseColumn(f.name, f.transform) for f in self.dense),
+            categorical=(*single, *multi),
+            sequences=tuple(sequences),
+            user=self.user,
+            weighted=self.weight is not None,
+        )
