@@ -85,8 +85,8 @@ def _memory_auc_by_dataset(rows: Sequence[Report]) -> Axes:
     from recsys_emb.report import plots
 
     datasets = _datasets(rows)
-    series = max(len({row["backend"] for row in rows if row["dataset"] == dataset}) for dataset in datasets)
-    axes = plots.new_axes(len(datasets), height=(3.5 + 0.17 * series) * len(datasets))
+    series = max(len({label(row) for row in rows if row["dataset"] == dataset}) for dataset in datasets)
+    axes = plots.new_axes(len(datasets), height=(3.4 + 0.09 * series) * len(datasets))
     for ax, dataset in zip(axes, datasets):
         plots.memory_auc([row for row in rows if row["dataset"] == dataset], ax)
         if len(datasets) > 1:

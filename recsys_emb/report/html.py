@@ -67,7 +67,7 @@ def cards(items: Sequence[tuple[str, str, str]]) -> str:
 
 def figure(svg: str, caption: str) -> str:
     """An inline SVG and its caption (text)."""
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f'<figure><div class="scroll" tabindex="0">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def preformatted(text: str) -> str:

@@ -7,6 +7,7 @@ into a notebook's figure.
 from __future__ import annotations
 
 import io
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -62,7 +63,7 @@ def memory_auc(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
             bars = ax.errorbar(
                 [_megabytes(row) for row in members],
                 [row["auc"] for row in members],
-                yerr=[row.get("auc_std") or 0 for row in members],
+                yerr=[row.get("auc_std") or math.nan for row in members],  # NaN draws no bar
                 # a backend keeps its colour and marker across models; a model has its dashes and filling
                 color=_COLOURS[backend % len(_COLOURS)],
                 marker=_MARKERS[backend % len(_MARKERS)],
@@ -77,7 +78,8 @@ def memory_auc(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
         sizes = [_megabytes(row) for row in rows] or [1.0]
         low, high = min(sizes), max(sizes)
         ax.set_xscale("log")
-        ax.set_xlim(low / 1.6, high * 1.6)
+        margin = max(1.6, (12 * low / high) ** 0.5)  # at least a decade in all, for ticks at 1, 2 and 5
+        ax.set_xlim(low / margin, high * margin)
         ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high / low < 50 else (1,)))
         ax.xaxis.set_minor_locator(LogLocator(10, subs=range(2, 10)) if high / low >= 50 else NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda megabytes, _: f"{megabytes:,.12g}"))
@@ -130,7 +132,7 @@ def learning_curves(events: Sequence[Mapping[str, Any]], axes: Sequence[Axes] | 
         return axes
 
 
-def new_axes(rows: int = 1, width: float = 5.6, height: float = 3.9, sharex: bool = False) -> list[Axes]:
+def new_axes(rows: int = 1, width: float = 5.0, height: float = 3.7, sharex: bool = False) -> list[Axes]:
     """Axes one above the other on a new figure of so many inches, laid out so that nothing overlaps."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
