@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import io
 import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from recsys_emb.data.sources._files import Chunk, read_chunks
 from recsys_emb.data.sources.base import Rejected
 from recsys_emb.errors import UserError
 
@@ -35,7 +34,8 @@ def read_reviews(path: Path, rejected: list[Rejected]) -> pl.DataFrame:
     Raises:
         UserError: unreadable file.
     """
-    parts = [_parse(first, data, path, _REVIEW, list(_REVIEW), _review, rejected) for first, data in _chunks(path)]
+    chunks = read_chunks(path, size=CHUNK_BYTES)
+    parts = [_parse(c, c.text, _REVIEW, list(_REVIEW), _review, rejected) for c in chunks]
     rows = pl.concat(parts) if parts else pl.DataFrame(schema=_REVIEW)
     rows = rows.sort("unixReviewTime", maintain_order=True)
     return rows.select(user="reviewerID", item="asin")
@@ -44,12 +44,12 @@ def read_reviews(path: Path, rejected: list[Rejected]) -> pl.DataFrame:
 def read_sequences(path: Path, rejected: list[Rejected]) -> pl.DataFrame:
     """``user`` and ``item`` (String) of a file of ``user item item ...`` lines in time order."""
     parts = []
-    for first, data in _chunks(path):
+    for chunk in read_chunks(path, size=CHUNK_BYTES):
         try:
-            lines = data.decode("utf-8").split("\n")
+            lines = chunk.text.decode("utf-8").split("\n")
         except UnicodeDecodeError:
             raise UserError(f"{path}: not a text file of `user item item ...` lines") from None
-        frame = pl.DataFrame({"text": lines}).with_row_index("line", offset=first)
+        frame = pl.DataFrame({"text": lines}).with_row_index("line", offset=chunk.first_line)
         frame = frame.with_columns(token=pl.col("text").str.extract_all(r"\S+")).filter(pl.col("token").list.len() > 0)
         short = frame.filter(pl.col("token").list.len() == 1)
         rejected += [Rejected(path.name, n, "no items after the user", t) for n, t, _ in short.iter_rows()]
@@ -64,10 +64,9 @@ def read_metadata(path: Path, items: pl.Series, rejected: list[Rejected]) -> pl.
     Reads strict JSON lines (2018 release) or one Python literal a line (2014 release).
     """
     parts = []
-    for first, data in _chunks(path):
-        if not _is_json(data):
-            data = _lines_about(items, data)
-        rows = _parse(first, data, path, _META, ["asin"], _item, rejected)
+    for chunk in read_chunks(path, size=CHUNK_BYTES):
+        data = chunk.text if _is_json(chunk.text) else _lines_about(items, chunk.text)
+        rows = _parse(chunk, data, _META, ["asin"], _item, rejected)
         parts.append(rows.select(item="asin", category=pl.coalesce(_LAST["category"], _LAST["categories"])))
     if not parts:
         raise UserError(f"{path}: the file is empty")
@@ -77,7 +76,7 @@ def read_metadata(path: Path, items: pl.Series, rejected: list[Rejected]) -> pl.
 def read_attributes(path: Path) -> pl.DataFrame:
     """``item`` and ``category`` (String) of a JSON map item -> list of attributes: the last one, the most specific."""
     try:
-        mapping = json.loads(b"".join(data for _, data in _chunks(path)))
+        mapping = json.loads(b"".join(c.text for c in read_chunks(path)))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(mapping, dict) or not all(isinstance(v, list) for v in mapping.values()):
@@ -87,35 +86,18 @@ def read_attributes(path: Path) -> pl.DataFrame:
     return frame.drop_nulls("category")
 
 
-def _chunks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Whole lines, about ``CHUNK_BYTES`` at a time, with the number of the first; gzip by the name."""
-    line, rest = 1, b""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            while data := file.read(CHUNK_BYTES):
-                head, newline, tail = (rest + data).rpartition(b"\n")
-                rest = tail
-                if newline:
-                    yield line, head
-                    line += head.count(b"\n") + 1
-        if rest:
-            yield line, rest
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: truncated or damaged gzip file ({error}); download it again") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-
-
 def _parse(
-    first: int,
+    chunk: Chunk,
     data: bytes,
-    path: Path,
     schema: Mapping[str, Any],
     required: list[str],
     convert: Callable[[dict[str, Any]], dict[str, Any]],
     rejected: list[Rejected],
 ) -> pl.DataFrame:
-    """The objects of JSON lines, columns of ``schema``; all at once when every line is good, else line by line."""
+    """The objects of JSON lines, columns of ``schema``; all at once when every line is good, else line by line.
+
+    ``data`` is the text of ``chunk``, perhaps with some lines emptied.
+    """
     if _is_json(data):
         try:
             rows = pl.read_ndjson(io.BytesIO(data), schema=schema)
@@ -124,7 +106,7 @@ def _parse(
         except pl.exceptions.PolarsError:
             pass  # the slow way below finds the line
     good = []
-    for number, line in enumerate(data.split(b"\n"), first):
+    for number, line in enumerate(data.split(b"\n"), chunk.first_line):
         text = line.decode("utf-8", errors="replace").strip()
         if not text:
             continue
@@ -132,7 +114,7 @@ def _parse(
             good.append(convert(_object(text)))
         except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
-            rejected.append(Rejected(path.name, number, reason.splitlines()[0], text[:200]))
+            rejected.append(Rejected(chunk.file.name, number, reason.splitlines()[0], text[:200]))
     return pl.DataFrame(good, schema=schema)
 
 

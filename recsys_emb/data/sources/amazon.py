@@ -77,6 +77,9 @@ class Amazon(Source):
         fields = tuple(CategoricalField(name=n, vocabulary=n) for n in names)
         return RawFields(categorical=fields, sequences=(history, categories), user="user_id")
 
+    def files(self) -> list[Path]:
+        return [self._events_file, self._metadata]
+
     def blocks(self) -> Iterator[Block]:
         rejected: list[Rejected] = []
         events = self._read(rejected)

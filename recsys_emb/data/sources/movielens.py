@@ -10,6 +10,8 @@ import polars as pl
 from pydantic import Field
 
 from recsys_emb.data.schema import CategoricalField
+from recsys_emb.data.sources._files import read_chunks
+from recsys_emb.data.sources._splits import Ratios
 from recsys_emb.data.sources.base import Block, RawFields, Rejected, Source, SourceOptions, random_split, register
 from recsys_emb.errors import UserError
 
@@ -23,7 +25,7 @@ _INTEGERS = ("user_id", "item_id", "age", "occupation")
 class MovieLensOptions(SourceOptions):
     """Options of ``movielens-1m``."""
 
-    ratios: tuple[float, float, float] = Field((8, 1, 1), description="sizes of train, valid and test")
+    ratios: Ratios = Field((0.8, 0.1, 0.1), description="relative sizes of train, valid and test")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of the random split")
 
 
@@ -63,6 +65,9 @@ class MovieLens(Source):
         if self._has_movies:
             fields.append(CategoricalField(name="genres", vocabulary="genres", multi_valued=True))
         return RawFields(categorical=tuple(fields), user="user_id")
+
+    def files(self) -> list[Path]:
+        return [self._ratings, self._users, *([self._movies] if self._has_movies else [])]
 
     def blocks(self) -> Iterator[Block]:
         rejected: list[Rejected] = []
@@ -111,7 +116,7 @@ def _read_dat(path: Path, columns: Sequence[str]) -> pl.DataFrame:
 
     ``reason`` says what is wrong with a line and is null for a good one; blank lines are left out.
     """
-    lines = path.read_bytes().decode("latin-1").split("\n")
+    lines = b"".join(c.text for c in read_chunks(path)).decode("latin-1").split("\n")
     frame = pl.DataFrame({"text": pl.Series(lines, dtype=pl.String).str.strip_chars_end("\r")})
     frame = frame.with_row_index("line", offset=1).filter(pl.col("text") != "")
     parts = pl.col("text").str.split("::")

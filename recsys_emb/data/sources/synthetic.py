@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from recsys_emb.data.schema import CategoricalField
 from recsys_emb.data.sources._planted import CHUNK_ROWS, PlantedModel, Rows
-from recsys_emb.data.sources.base import Block, DenseColumn, RawFields, Source, SourceOptions, random_split, register
+from recsys_emb.data.sources._splits import OrderSplit, RandomSplit, Ratios
+from recsys_emb.data.sources.base import Block, DenseColumn, RawFields, Source, SourceOptions, register
 from recsys_emb.data.store import SPLITS
 
 EXACT_ROWS = 4_000_000
@@ -35,7 +36,7 @@ class SyntheticOptions(SourceOptions):
         None, ge=0, le=26, description="so many categorical fields, from C1 on, act on the click; absent: all"
     )
     split: Literal["random", "consecutive"] = Field("random", description="by row at random, or in row order")
-    ratios: tuple[float, float, float] = Field((8, 1, 1), description="sizes of train, valid and test")
+    ratios: Ratios = Field((0.8, 0.1, 0.1), description="relative sizes of train, valid and test")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
@@ -66,11 +67,12 @@ class Synthetic(Source):
     def blocks(self) -> Iterator[Block]:
         o = self.options
         model = PlantedModel(o.seed, o.ids, o.zipf, o.dense, o.missing, o.signal_fields)
+        splits = RandomSplit(o.ratios, o.seed) if o.split == "random" else OrderSplit(o.rows, o.ratios)
         scores = [TrueScore(exact=o.rows <= EXACT_ROWS) for _ in SPLITS]
         for start in range(0, o.rows, CHUNK_ROWS):
             stop = min(start + CHUNK_ROWS, o.rows)
             rows = model.rows(start, stop)
-            split = self._split(start, stop)
+            split = splits.codes(stop - start)
             for code, score in enumerate(scores):
                 score.add(rows.logit[split == code], rows.labels[split == code])
             yield Block(_frame(rows), rows.labels, split)
@@ -79,12 +81,6 @@ class Synthetic(Source):
     def bayes(self) -> dict[str, Any]:
         """``auc``, ``logloss`` (exact) and ``auc_error``, the most that ``auc`` can be off: 0 up to EXACT_ROWS rows."""
         return {name: result for name, score in zip(SPLITS, self._scores) if (result := score.result()) is not None}
-
-    def _split(self, start: int, stop: int) -> np.ndarray:
-        if self.options.split == "random":
-            return random_split(start, stop - start, self.options.ratios, self.options.seed)
-        edges = np.round(np.cumsum(self.options.ratios)[:2] / sum(self.options.ratios) * self.options.rows)
-        return np.searchsorted(edges, np.arange(start, stop), side="right").astype(np.uint8)
 
 
 class TrueScore:
