@@ -12,9 +12,11 @@ import polars as pl
 import pytest
 from scipy.stats import chisquare
 
+from recsys_emb.data.encode import prepare
 from recsys_emb.data.sources import _amazon_files
 from recsys_emb.data.sources.amazon import make_events, sample_negatives
 from recsys_emb.data.sources.base import source_registry
+from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 
 Amazon = source_registry.get("amazon")
@@ -107,6 +109,21 @@ def test_every_form_follows_the_protocol(form: str, limit: int, request: pytest.
     assert [s.max_length for s in fields.sequences] == [limit, limit]
     assert fields.sequences[1].aligned_with == "item_history"
     assert fields.user == "user_id"
+
+
+def test_prepared_histories_share_the_ids_of_their_targets(lists: Path, tmp_path: Path) -> None:
+    _, frame, _ = _read(lists)
+    prepare(Amazon(lists, Amazon.Options()), tmp_path / "prepared")
+    dataset = open_dataset(tmp_path / "prepared")
+    keys = [f.name for f in dataset.schema.single_valued]
+    for code, name in enumerate(["train", "valid", "test"]):
+        rows, split = frame.filter(split=code), dataset.split(name)
+        ids = dict(zip(rows["item_id"], split.ids[:, keys.index("item_id")].tolist()))
+        history = split.jagged["item_history"]
+        past = zip(rows["item_history"].explode(), history.values.tolist())
+        assert all(ids.get(item, number) == number for item, number in past)
+        assert history.offsets.diff().tolist() == rows["item_history"].list.len().to_list()
+        assert (split.jagged["category_history"].offsets == history.offsets).all()
 
 
 def test_reviews_of_one_second_keep_the_order_of_the_file(tmp_path: Path) -> None:

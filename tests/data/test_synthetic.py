@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 from sklearn.metrics import log_loss, roc_auc_score
 
+from recsys_emb.data.encode import prepare
 from recsys_emb.data.sources._planted import (
     CRITEO_CARDINALITIES,
     PlantedModel,
@@ -18,6 +20,7 @@ from recsys_emb.data.sources._planted import (
 )
 from recsys_emb.data.sources.base import source_registry
 from recsys_emb.data.sources.synthetic import TrueScore
+from recsys_emb.data.store import open_dataset
 
 Synthetic = source_registry.get("synthetic")
 
@@ -235,3 +238,15 @@ def test_large_tables_cost_nothing_to_describe() -> None:
     rows = _model(ids=sum(CRITEO_CARDINALITIES), zipf=1.05).rows(40_000_000, 40_002_000)
     assert rows.ids.max() > 1_000_000
     assert np.isfinite(rows.logit).all()
+
+
+def test_a_prepared_dataset_knows_its_bayes_figures(tmp_path: Path) -> None:
+    source, frame, labels, split = _read(rows=20_000, ids=1000)
+    prepare(source, tmp_path / "prepared")
+    dataset = open_dataset(tmp_path / "prepared")
+    assert dataset.bayes == source.bayes()
+    for code, name in enumerate(dataset.bayes):
+        assert (dataset.split(name).labels.numpy() == labels[split == code]).all()
+    train = frame.filter(pl.Series(split == 0))
+    # Missing is a value of its own and 0 is for values not seen.
+    assert dataset.schema.vocabularies["C3"] == train["C3"].n_unique() + 1
