@@ -81,6 +81,26 @@ def random_batch(schema: DatasetSchema, rows: int, seed: int = 0) -> Batch:
     )
 
 
+def select_rows(batch: Batch, rows: list[int]) -> Batch:
+    """Some rows of a batch, in the given order."""
+
+    def pick(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        bags = [bag.to_dense() for bag in kjt.to_dict().values()]
+        picked = [bag[r] for bag in bags for r in rows]
+        lengths = torch.tensor([len(ids) for ids in picked], dtype=torch.int64)
+        values = torch.cat([kjt.values()[:0], *picked])
+        return KeyedJaggedTensor(kjt.keys(), values, lengths=lengths, stride=len(rows))
+
+    return Batch(
+        dense=batch.dense[rows],
+        sparse=pick(batch.sparse),
+        sequences=None if batch.sequences is None else pick(batch.sequences),
+        labels=batch.labels[rows],
+        weights=None if batch.weights is None else batch.weights[rows],
+        groups=None if batch.groups is None else batch.groups[rows],
+    )
+
+
 def make_model(name: str, schema: DatasetSchema, *, seed: int = 0, init_std: float = 0.5, **options: Any) -> CTRModel:
     """A registered model on a full table, with D = 4 unless told, and weights large enough for every part to matter."""
     cls = model_registry.get(name)
