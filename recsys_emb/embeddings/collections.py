@@ -5,29 +5,34 @@ KeyedJaggedTensor handling, pooling, weights, empty bags and key order live here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torchrec import (
+    EmbeddingBagCollection,
     EmbeddingBagConfig,
+    EmbeddingCollection,
     EmbeddingConfig,
     JaggedTensor,
     KeyedJaggedTensor,
     KeyedTensor,
     PoolingType,
 )
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollectionInterface,
     EmbeddingCollectionInterface,
     get_embedding_names_by_table,
 )
+from torchrec.sparse.tensor_dict import maybe_td_to_kjt
 
-from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, TableSpec
+from recsys_emb.embeddings import torchrec_io
+from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats, TableSpec
 from recsys_emb.embeddings.budget import Budget, budget_bytes, plan_backend
+from recsys_emb.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -62,16 +67,19 @@ class Looked:
         ]
 
     def pooled(self, means: Sequence[bool]) -> Tensor:
-        """Bags summed, or averaged where ``means`` says so; empty bags are zero. float [F, B, D]."""
+        """Bags summed, or averaged where ``means`` says so; empty bags are zero. float [F, B, D].
+
+        With weights the average is the weighted sum over the number of ids.
+        """
         features, batch = self.lengths.shape
         lengths = self.lengths.reshape(-1)
         single = self.weights is None and len(self.rows) == len(lengths) and bool((lengths == 1).all())
         if single:
-            return self.rows.view(features, batch, -1)
+            return self.rows.view(features, batch, self.rows.shape[1])
         rows = self.rows if self.weights is None else self.rows * self.weights[:, None].to(self.rows.dtype)
         bag = torch.arange(len(lengths), device=rows.device).repeat_interleave(lengths, output_size=len(rows))
         out = rows.new_zeros(len(lengths), rows.shape[1]).index_add(0, bag, rows)
-        out = out.view(features, batch, -1)
+        out = out.view(features, batch, rows.shape[1])
         if any(means):
             mean = torch.tensor(means, device=rows.device)[:, None]
             out = out / torch.where(mean, self.lengths.clamp(min=1), 1)[..., None]
@@ -79,7 +87,7 @@ class Looked:
 
 
 def lookup_features(
-    backend: EmbeddingBackend, features: Sequence[Feature], kjt: KeyedJaggedTensor, weighted: bool = False
+    backend: EmbeddingBackend[Any], features: Sequence[Feature], kjt: KeyedJaggedTensor, weighted: bool = False
 ) -> Looked:
     """Embeds the features with one lookup.
 
@@ -99,7 +107,7 @@ def lookup_features(
     order = [keys.index(f.key) for f in features]
     per_key = kjt.length_per_key()
     splits = [per_key[i] for i in order]
-    ids, lengths = kjt.values(), kjt.lengths().view(len(keys), -1)
+    ids, lengths = kjt.values(), kjt.lengths().view(len(keys), kjt.stride())
     weights = kjt.weights() if weighted else None
     if order != list(range(len(keys))):
         parts = ids.split(per_key)
@@ -123,8 +131,8 @@ class _Groups(nn.Module):
         backend: str,
         budget: Budget,
         stats: Stats | None,
-        device: torch.device | None,
-        options: dict[str, Any],
+        device: torch.device | str | None,
+        options: Mapping[str, Any],
     ) -> None:
         super().__init__()
         names = [t.name for t in tables]
@@ -134,27 +142,72 @@ class _Groups(nn.Module):
         self.features: list[list[Feature]] = []
         self.tables: list[list[int]] = []  # which of `tables` each group serves
         widths = list(dict.fromkeys(t.embedding_dim for t in tables))
-        members = {w: [i for i, t in enumerate(tables) if t.embedding_dim == w] for w in widths}
         full = sum(4 * t.num_embeddings * t.embedding_dim for t in tables)
         total = budget_bytes(budget, full)
         for width in widths:
-            spec = GroupSpec(tuple(_table_spec(tables[i]) for i in members[width]), width)
+            members = [i for i, t in enumerate(tables) if t.embedding_dim == width]
+            spec = GroupSpec(tuple(_table_spec(tables[i]) for i in members), width)
             # Groups share a budget in proportion to their full size.
             share = None if total is None else total * spec.full_bytes // full
-            cls, config = plan_backend(backend, spec, share, stats, options)
+            try:
+                cls, config = plan_backend(backend, spec, share, stats, options)
+            except UserError as error:
+                if len(widths) == 1:
+                    raise
+                raise UserError(f"{error} (tables of {width} columns, whose share of the budget this is)") from None
             self.backends.append(cls(spec, config, device))
-            self.tables.append(members[width])
-            self.features.append([Feature(k, j) for j, i in enumerate(members[width]) for k in tables[i].feature_names])
+            self.tables.append(members)
+            self.features.append([Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names])
+
+    def __iter__(self) -> Iterator[tuple[EmbeddingBackend[Any], list[Feature], list[int]]]:
+        """Each group's backend, features, and tables."""
+        for backend, features, tables in zip(self.backends, self.features, self.tables):
+            yield cast(EmbeddingBackend[Any], backend), features, tables
+
+    def named_tables(self) -> Iterator[torchrec_io.NamedTable]:
+        """Each table's name, backend, and number in the backend's group."""
+        for backend, _, _ in self:
+            for i, table in enumerate(backend.spec.tables):
+                yield table.name, backend, i
 
 
 def _table_spec(config: BaseEmbeddingConfig) -> TableSpec:
-    if not config.feature_names:
+    if config.data_type != DataType.FP32:
+        raise UserError(f"table {config.name!r}: data_type {config.data_type.value}; rows are trained in FP32")
+    if not config.feature_names:  # as TorchRec does
         config.feature_names = [config.name]
     std = (config.get_weight_init_max() - config.get_weight_init_min()) / 12**0.5
     return TableSpec(config.name, config.num_embeddings, init_std=std, init_fn=config.init_fn)
 
 
-class BackendEmbeddingBagCollection(EmbeddingBagCollectionInterface):
+class _Shared(nn.Module):
+    """What both collections have."""
+
+    groups: _Groups
+    _device: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def serving_bytes(self) -> int:
+        """Bytes of all stored arrays once compacted."""
+        return sum(backend.serving_bytes() for backend, _, _ in self.groups)
+
+    def describe(self) -> list[FieldReport]:
+        """What every table stores."""
+        return [line for backend, _, _ in self.groups for line in backend.describe()]
+
+    def load_torchrec_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Takes the rows of a TorchRec collection's ``state_dict()``; for backends that store each row, as full does.
+
+        Raises:
+            UserError: a table is missing or of another shape, or the backend shares rows.
+        """
+        torchrec_io.load_rows(self.groups.named_tables(), state_dict)
+
+
+class BackendEmbeddingBagCollection(_Shared, EmbeddingBagCollectionInterface):
     """TorchRec's ``EmbeddingBagCollection`` with any backend behind it.
 
     Made by :func:`make_embedding_bag_collection`.
@@ -174,8 +227,9 @@ class BackendEmbeddingBagCollection(EmbeddingBagCollectionInterface):
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """KeyedJaggedTensor of F keys x B bags -> KeyedTensor [B, sum of D]."""
+        features = torchrec_io.one_bag_per_row(maybe_td_to_kjt(features, None))
         by_table: dict[int, list[Tensor]] = {}
-        for backend, keys, members in zip(self.groups.backends, self.groups.features, self.groups.tables):
+        for backend, keys, members in self.groups:
             looked = lookup_features(backend, keys, features, self._weighted)
             means = [self._configs[members[f.table]].pooling == PoolingType.MEAN for f in keys]
             for feature, pooled in zip(keys, looked.pooled(means)):
@@ -189,12 +243,14 @@ class BackendEmbeddingBagCollection(EmbeddingBagCollectionInterface):
     def is_weighted(self) -> bool:
         return self._weighted
 
-    @property
-    def device(self) -> torch.device:
-        return self._device
+    def to_embedding_bag_collection(self) -> EmbeddingBagCollection:
+        """A plain TorchRec collection with the rows that a serving lookup gives now: uncompressed, on the CPU."""
+        plain = EmbeddingBagCollection(torchrec_io.copy_configs(self._configs), is_weighted=self._weighted)
+        torchrec_io.write_rows(self.groups.named_tables(), plain.state_dict())
+        return plain
 
 
-class BackendEmbeddingCollection(EmbeddingCollectionInterface):
+class BackendEmbeddingCollection(_Shared, EmbeddingCollectionInterface):
     """TorchRec's ``EmbeddingCollection`` with any backend behind it.
 
     Made by :func:`make_embedding_collection`.
@@ -213,7 +269,8 @@ class BackendEmbeddingCollection(EmbeddingCollectionInterface):
     def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         """KeyedJaggedTensor -> per feature a JaggedTensor of values [n, D] and the feature's lengths [B]."""
         names = [n for by_table in self._names for n in by_table]
-        looked = lookup_features(self.groups.backends[0], self.groups.features[0], features)
+        ((backend, keys, _),) = self.groups
+        looked = lookup_features(backend, keys, maybe_td_to_kjt(features, None))
         rows, ids = looked.rows.split(looked.splits), looked.ids.split(looked.splits)
         return {
             name: JaggedTensor(rows[i], lengths=looked.lengths[i], weights=ids[i] if self._need_indices else None)
@@ -232,9 +289,11 @@ class BackendEmbeddingCollection(EmbeddingCollectionInterface):
     def embedding_names_by_table(self) -> list[list[str]]:
         return self._names
 
-    @property
-    def device(self) -> torch.device:
-        return self._device
+    def to_embedding_collection(self) -> EmbeddingCollection:
+        """A plain TorchRec collection with the rows that a serving lookup gives now: uncompressed, on the CPU."""
+        plain = EmbeddingCollection(torchrec_io.copy_configs(self._configs), need_indices=self._need_indices)
+        torchrec_io.write_rows(self.groups.named_tables(), plain.state_dict())
+        return plain
 
 
 def make_embedding_bag_collection(
@@ -242,7 +301,7 @@ def make_embedding_bag_collection(
     backend: str = "full",
     budget: Budget = None,
     stats: Stats | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     is_weighted: bool = False,
     **options: Any,
 ) -> BackendEmbeddingBagCollection:
@@ -261,7 +320,7 @@ def make_embedding_bag_collection(
         UserError: unknown backend or option, or a budget out of reach.
     """
     groups = _Groups(tables, backend, budget, stats, device, options)
-    return BackendEmbeddingBagCollection(groups, tables, is_weighted, device or torch.device("cpu"))
+    return BackendEmbeddingBagCollection(groups, tables, is_weighted, torch.device(device or "cpu"))
 
 
 def make_embedding_collection(
@@ -269,7 +328,7 @@ def make_embedding_collection(
     backend: str = "full",
     budget: Budget = None,
     stats: Stats | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     need_indices: bool = False,
     **options: Any,
 ) -> BackendEmbeddingCollection:
@@ -278,4 +337,4 @@ def make_embedding_collection(
     if len(widths) != 1:
         raise ValueError(f"all tables of an EmbeddingCollection have one embedding_dim, got {widths}")
     groups = _Groups(tables, backend, budget, stats, device, options)
-    return BackendEmbeddingCollection(groups, tables, need_indices, device or torch.device("cpu"))
+    return BackendEmbeddingCollection(groups, tables, need_indices, torch.device(device or "cpu"))

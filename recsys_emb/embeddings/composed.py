@@ -81,7 +81,7 @@ class HashedRows:
 
 def first(rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
     """One row of D columns per id, as it is."""
-    return rows.view(len(ids), -1)
+    return rows.flatten(1)
 
 
 def add(rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class Project(nn.Module):
         sizes = counts.tolist()
         with torch.autocast(rows.device.type, enabled=False):  # vectors are fp32 whatever the dense part uses
             if len(set(sizes)) == 1:
-                return torch.bmm(rows.view(len(sizes), sizes[0], -1), self.weight).flatten(0, 1)
+                return torch.bmm(rows.view(len(sizes), sizes[0], rows.shape[1]), self.weight).flatten(0, 1)
             return torch.cat(
                 [r @ w for r, w in zip(rows.split(sizes), self.weight) if len(r)] or [rows @ self.weight[0]]
             )
@@ -157,6 +157,7 @@ class Part(nn.Module):
         combine: gathered rows -> D columns.
         form: what the report calls it.
         rows: stored rows of each table; None when all tables share all rows.
+        combiner_floats: what the combiner stores for each table.
     """
 
     def __init__(
@@ -167,25 +168,26 @@ class Part(nn.Module):
         combine: Combiner = first,
         form: str = "full",
         rows: Sequence[int] | None = None,
+        combiner_floats: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.tables = list(tables)
         self.transform, self.table, self.combine = transform, table, combine
-        self.form, self.rows = form, rows
+        self.form, self.rows, self.combiner_floats = form, rows, combiner_floats or [0] * len(self.tables)
 
     def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
         """ids int64 [n], table-major, counts int64 [K] -> float [n, D]."""
         return self.combine(self.table(self.transform(ids, counts)), ids, counts)
 
     def report(self, ids: Sequence[int], names: Sequence[str]) -> list[FieldReport]:
-        """One line per table, and one for shared rows. What is not rows belongs to all tables alike."""
-        width, total = self.table.weight.shape[1], sum(4 * p.numel() for p in self.parameters())
+        """One line per table, and one for shared rows."""
+        total, width = self.table.weight.shape
         if self.rows is None:
             lines = [FieldReport(name, n, 0, width, 0, self.form) for name, n in zip(names, ids)]
-            return [*lines, FieldReport("(shared)", sum(ids), len(self.table.weight), width, total, self.form)]
-        rest = (total - 4 * width * sum(self.rows)) // len(self.rows)
+            return [*lines, FieldReport("(shared)", sum(ids), total, width, 4 * total * width, self.form)]
         return [
-            FieldReport(name, n, r, width, 4 * width * r + rest, self.form) for name, n, r in zip(names, ids, self.rows)
+            FieldReport(name, n, rows, width, 4 * (rows * width + more), self.form)
+            for name, n, rows, more in zip(names, ids, self.rows, self.combiner_floats)
         ]
 
 
@@ -294,9 +296,12 @@ def parts_by_width(
         mine = [i for i, w in enumerate(widths) if w == width]
         rows = [sizes[i] for i in mine]
         table = block_table(rows, width, [stds[i] for i in mine], device)
-        combine = first if width == dim else Project(len(mine), width, dim, device)
-        form = "full" if width == dim else "projected"
-        parts[f"width_{width}"] = Part(mine, OwnRows(rows), table, combine, form, rows)
+        if width == dim:
+            part = Part(mine, OwnRows(rows), table, rows=rows)
+        else:
+            project = Project(len(mine), width, dim, device)
+            part = Part(mine, OwnRows(rows), table, project, "projected", rows, [width * dim] * len(mine))
+        parts[f"width_{width}"] = part
     return nn.ModuleDict(parts)
 
 

@@ -59,7 +59,8 @@ class MultiHashBackend(ComposedBackend[MultiHashConfig]):
             transform = HashedRows(torch.tensor(rows), starts_of(rows), probe_seeds)
             ids = [spec.tables[t].num_embeddings for t in hashed]
             combine = Importance(ids, config.probes, device) if config.importance else add
-            self.parts["hashed"] = Part(hashed, transform, table, combine, f"{config.probes} hashes", rows)
+            floats = [n * config.probes * config.importance for n in ids]
+            self.parts["hashed"] = Part(hashed, transform, table, combine, f"{config.probes} hashes", rows, floats)
 
     @classmethod
     def least(cls, spec: GroupSpec, config: MultiHashConfig, stats: Stats | None) -> int:
