@@ -61,7 +61,7 @@ def row_order(rows: int, *, seed: int, epoch: int, block_rows: int = BLOCK_ROWS)
     """
     generator = torch.Generator().manual_seed(hash((seed, epoch)) % 2**63)
     blocks = torch.randperm((rows + block_rows - 1) // block_rows, generator=generator)
-    for buffer in blocks.split(BUFFER_BLOCKS):
+    for buffer in blocks.split(BUFFER_BLOCKS) if rows else ():
         starts = (buffer * block_rows).tolist()
         numbers = torch.cat([torch.arange(s, min(s + block_rows, rows)) for s in starts])
         yield numbers[torch.randperm(len(numbers), generator=generator)]

@@ -200,7 +200,7 @@ def _read_parquet(file: Path, roles: dict[str, str]) -> Iterator[Rows]:
 
 
 def _row_texts(frame: pl.DataFrame, start: int, numbers: Sequence[int]) -> list[str]:
-    return ["\t".join(map(str, frame.row(n - start))) for n in numbers]
+    return [str(frame.row(n - start, named=True)) for n in numbers]
 
 
 def _check_header(file: Path, header: Sequence[str], roles: dict[str, str]) -> None:

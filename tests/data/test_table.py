@@ -1,0 +1,323 @@
+"""Tables by a schema: CSV with quotes, TSV, Parquet; every role of a column; every mistake."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from recsys_emb.data.encode import prepare
+from recsys_emb.data.options import make_source
+from recsys_emb.data.sources import _files
+from recsys_emb.data.sources.base import Block
+from recsys_emb.data.store import open_dataset
+from recsys_emb.errors import UserError
+
+SCHEMAS = Path(__file__).parents[2] / "datasets"
+SCHEMA: dict[str, Any] = {
+    "label": "clicked",
+    "dense": ["price", {"name": "log_views", "column": "views", "transform": "log1p"}],
+    "categorical": ["user", {"name": "item", "vocabulary": "items"}],
+    "multi_valued": [{"name": "tags", "separator": "|"}],
+    "sequences": [
+        {"name": "history", "target": "item", "max_length": 2, "separator": " "},
+        {"name": "twin", "target": "item", "max_length": 2, "separator": " ", "aligned_with": "history"},
+    ],
+    "weight": "weight",
+    "user": "user",
+}
+HEADER = ["clicked", "price", "views", "user", "item", "tags", "history", "twin", "weight", "unused"]
+ROW = ["1", "2.5", "10", "u1", "007", "a|b", "1 2 3", "4 5 6", "0.5", "x"]
+
+
+def changed(**values: str) -> list[str]:
+    return [values.get(name, value) for name, value in zip(HEADER, ROW)]
+
+
+def write(path: Path, rows: list[list[str]], delimiter: str = ",", header: list[str] = HEADER) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows([header, *rows])
+    return path
+
+
+def read(path: Path, schema: dict[str, Any] | None = None) -> list[Block]:
+    return list(make_source("table", path, options=schema or SCHEMA).blocks())
+
+
+def test_roles(tmp_path: Path) -> None:
+    other = changed(clicked="0", price="", tags="", history="", twin="", user="", item="7")
+    (block,) = read(write(tmp_path / "t.csv", [ROW, other]))
+    assert block.labels.tolist() == [1, 0]
+    assert block.weights is not None
+    assert block.weights.tolist() == [0.5, 0.5]
+    frame = block.frame
+    assert frame.columns == ["price", "log_views", "user", "item", "tags", "history", "twin"]
+    assert frame["price"].to_list() == [2.5, None]
+    assert frame["log_views"].to_list() == [10.0, 10.0]
+    assert frame["user"].to_list() == ["u1", None]
+    assert frame["item"].to_list() == ["007", "7"]
+    assert frame["tags"].to_list() == [["a", "b"], None]
+    assert frame["history"].to_list() == [["1", "2", "3"], None]
+    fields = make_source("table", tmp_path / "t.csv", options=SCHEMA).fields()
+    assert [f.vocabulary for f in fields.sequences] == ["items", "items"]
+    assert (fields.user, fields.weighted) == ("user", True)
+
+
+def test_quotes_hold_separators_and_line_ends(tmp_path: Path) -> None:
+    names = ['Smith, "Joe"', "two\nlines", "plain", "tab\there"]
+    rows = [changed(user=n, price=str(i)) for i, n in enumerate(names)]
+    for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
+        (block,) = read(write(tmp_path / f"t{suffix}", rows, delimiter))
+        assert block.frame["user"].to_list() == names
+    rows[2][1] = "cheap"
+    (block,) = read(write(tmp_path / "t.csv", rows))
+    assert block.frame["user"].to_list() == [names[0], names[1], names[3]]
+    assert [(r.line, r.reason) for r in block.rejected] == [(5, "price is not a number: 'cheap'")]
+
+
+def test_a_quote_that_is_never_closed_costs_one_line(tmp_path: Path) -> None:
+    rows = [changed(price=str(i)) for i in range(6)]
+    path = write(tmp_path / "t.csv", rows)
+    lines = path.read_text().split("\n")
+    lines[3] = lines[3].replace("u1", '"u1')
+    path.write_text("\n".join(lines))
+    blocks = read(path)
+    assert [v for b in blocks for v in b.frame["price"].to_list()] == [0, 1, 3, 4, 5]
+    assert [(r.line, r.text) for b in blocks for r in b.rejected] == [(4, lines[3])]
+
+
+def test_small_chunks_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(1)
+    users = [draw.choice(["a", "b,c", "d\ne", 'f"g']) for _ in range(300)]
+    rows = [changed(user=u, price="x" if i in (5, 200) else str(i)) for i, u in enumerate(users)]
+    path = write(tmp_path / "t.csv", rows)
+    (whole,) = read(path)
+    original = _files.read_chunks
+    monkeypatch.setattr(
+        "recsys_emb.data.sources.table.read_chunks", lambda file, **options: original(file, size=700, **options)
+    )
+    pieces = read(path)
+    assert len(pieces) > 10
+    assert pl.concat(b.frame for b in pieces).equals(whole.frame)
+    assert [r for b in pieces for r in b.rejected] == whole.rejected
+    assert [u for i, u in enumerate(users) if i not in (5, 200)] == whole.frame["user"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (changed(clicked="2"), "label is not 0 or 1: '2.0'"),
+        (changed(clicked="yes"), "clicked is not a number: 'yes'"),
+        (changed(clicked=""), "label is not 0 or 1: ''"),
+        (changed(price="1,5"), "price is not a number: '1,5'"),
+        (changed(views="inf"), "log_views is not a number: 'inf'"),
+        (changed(weight="-1"), "weight is missing or negative: '-1.0'"),
+        (changed(weight=""), "weight is missing or negative: ''"),
+        (changed(twin="1"), "twin and history differ in length"),
+        (ROW[:-1], "9 columns, expected 10"),
+        ([*ROW, "y"], "11 columns, expected 10"),
+    ],
+)
+def test_a_malformed_line_is_rejected_by_its_number(tmp_path: Path, bad: list[str], reason: str) -> None:
+    (block,) = read(write(tmp_path / "t.csv", [ROW, bad, ROW]))
+    assert len(block.labels) == 2
+    assert [(r.file, r.line, r.reason) for r in block.rejected] == [("t.csv", 3, reason)]
+
+
+def test_null_values_and_separator(tmp_path: Path) -> None:
+    rows = [changed(price="NULL", user="-"), changed(user="NULL")]
+    path = write(tmp_path / "t.csv", rows, ";")
+    (block,) = read(path, {**SCHEMA, "separator": ";", "null_values": ["NULL", "-"]})
+    assert block.frame["price"].to_list() == [None, 2.5]
+    assert block.frame["user"].to_list() == [None, None]
+    (tmp_path / "bad.csv").write_text(path.read_text() + "broken\n")  # the careful reader agrees
+    (block,) = read(tmp_path / "bad.csv", {**SCHEMA, "separator": ";", "null_values": ["NULL", "-"]})
+    assert block.frame["price"].to_list() == [None, 2.5]
+    assert block.frame["user"].to_list() == [None, None]
+
+
+def test_one_column_may_be_numeric_and_categorical(tmp_path: Path) -> None:
+    schema = {"label": "clicked", "dense": ["price"], "categorical": [{"name": "price_id", "column": "price"}]}
+    (block,) = read(write(tmp_path / "t.csv", [changed(price="1.50"), changed(price="x")]), schema)
+    assert block.frame["price"].to_list() == [1.5]
+    assert block.frame["price_id"].to_list() == ["1.50"]
+    assert [r.line for r in block.rejected] == [3]
+
+
+def test_label_threshold(tmp_path: Path) -> None:
+    rows = [changed(clicked=v) for v in ("1", "3", "3.5", "5", "")]
+    (block,) = read(write(tmp_path / "t.csv", rows), {**SCHEMA, "label_threshold": 3})
+    assert block.labels.tolist() == [0, 0, 1, 1]
+    assert [(r.line, r.reason) for r in block.rejected] == [(6, "label is missing")]
+
+
+def test_split_column(tmp_path: Path) -> None:
+    rows = [changed(unused=v) for v in ("test", "train", "valid", "dev", "train")]
+    (block,) = read(write(tmp_path / "t.csv", rows), {**SCHEMA, "split": {"column": "unused"}})
+    assert block.split.tolist() == [2, 0, 1, 0]
+    assert [(r.line, r.reason) for r in block.rejected] == [(5, "split is not train, valid, test: 'dev'")]
+
+
+@pytest.mark.parametrize("kind", ["number", "date"])
+def test_split_by_time(tmp_path: Path, kind: str) -> None:
+    draw = random.Random(3)
+    times = [draw.randrange(100, 130) for _ in range(100)]
+    texts = [str(t) if kind == "number" else f"2020-01-{t - 99:02d} 10:00:00" for t in times]
+    rows = [changed(unused=t) for t in [*texts, ""]]
+    schema = {**SCHEMA, "split": {"time": "unused", "ratios": [6, 2, 2]}}
+    (block,) = read(write(tmp_path / "t.csv", rows), schema)
+    order = sorted(range(100), key=lambda i: (times[i], i))
+    expected = np.zeros(100)
+    expected[order[60:80]], expected[order[80:]] = 1, 2
+    assert block.split.tolist() == expected.tolist()
+    assert [r.line for r in block.rejected] == [102]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "clicked": [1, 0, 2, None, 1],
+            "price": [1.5, None, 1.0, 1.0, float("nan")],
+            "views": [1, 2, 3, 4, 5],
+            "user": [5, 6, 7, 8, None],
+            "item": [1, 2, 3, 4, 5],
+            "tags": [["a"], [], None, ["b", "c"], ["a", None]],
+            "history": [[1, 2], [], [3], [4], [5]],
+            "twin": [[1, 2], [], [3], [4], [5]],
+            "weight": [1.0] * 5,
+            "day": [1, 2, 3, 4, 5],
+        }
+    )
+    frame.write_parquet(tmp_path / "t.parquet")
+    (block,) = read(tmp_path / "t.parquet")
+    assert block.frame["user"].to_list() == [5, 6, None]
+    assert block.frame["tags"].to_list() == [["a"], [], ["a", None]]
+    assert block.frame["price"].to_list() == [1.5, None, None]
+    assert [(r.line, r.reason) for r in block.rejected] == [
+        (3, "label is not 0 or 1: '2.0'"),
+        (4, "label is not 0 or 1: ''"),
+    ]
+    assert "'clicked': 2," in block.rejected[0].text
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-50])
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        read(tmp_path / "cut.parquet")
+
+
+def test_history_keeps_its_last_entries(tmp_path: Path) -> None:
+    rows = [changed(clicked=str(i % 2), unused=s) for i, s in enumerate(["train"] * 4 + ["valid"] * 2 + ["test"] * 2)]
+    path = write(tmp_path / "t.csv", rows)
+    prepare(make_source("table", path, options={**SCHEMA, "split": {"column": "unused"}}), tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    test = dataset.split("test")
+    assert test.jagged["history"].offsets.tolist() == [0, 2, 4]
+    values = pl.read_ipc(tmp_path / "out" / "vocabularies" / "items.arrow")["value"].to_list()
+    assert [values[i - 1] for i in test.jagged["history"].values.tolist()] == ["2", "3", "2", "3"]
+    assert [values[i - 1] for i in test.ids[:, 1].tolist()] == ["007", "007"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": None}, "label: "),
+        ({"lable": "x"}, "lable: unknown key .did you mean 'label'"),
+        ({"user": "nobody"}, "user 'nobody' is not one of categorical: user, item"),
+        ({"dense": ["user"]}, "field 'user' is given twice"),
+        ({"sequences": [{"name": "h", "target": "tags"}]}, "'h': target 'tags' is not one of categorical"),
+        ({"sequences": [{"name": "h", "target": "item", "aligned_with": "g"}]}, "aligned_with must name an earlier"),
+        ({"sequences": [{"name": "h", "target": "item", "max_length": 0}]}, "max_length: .*got 0"),
+        ({"split": {"column": "a", "time": "b"}}, "split: .*column or time, not both"),
+        ({"split": {"ratio": [1, 1, 1]}}, "ratio: unknown key"),
+        ({"separator": "::"}, "separator: .*single ASCII character"),
+        ({"categorical": [{"name": "a b"}]}, "categorical.0.name"),
+        ({"categorical": [], "multi_valued": [], "dense": [], "sequences": [], "user": None}, "no fields: give dense"),
+    ],
+)
+def test_mistakes_in_the_schema(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    schema = tmp_path / "schema.yaml"
+    schema.write_text(yaml.safe_dump({**SCHEMA, **change}))
+    with pytest.raises(UserError, match=message) as error:
+        make_source("table", tmp_path, schema)
+    assert "\n" not in str(error.value)
+    assert "schema.yaml" in str(error.value)
+
+
+def test_schema_file_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"label: missing; describe the columns .* --schema FILE"):
+        make_source("table", tmp_path)
+    with pytest.raises(UserError, match="No such file"):
+        make_source("table", tmp_path, tmp_path / "nowhere.yaml")
+    (tmp_path / "bad.yaml").write_text("label: [1,\n")
+    with pytest.raises(UserError, match=r"bad\.yaml line 2: not valid YAML"):
+        make_source("table", tmp_path, tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- label\n")
+    with pytest.raises(UserError, match="expected a mapping"):
+        make_source("table", tmp_path, tmp_path / "list.yaml")
+
+
+def test_options_go_before_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**SCHEMA, "split": {"seed": 5}}))
+    source = make_source("table", tmp_path, tmp_path / "s.yaml", ["split.seed=9", "label=other", "separator=;"])
+    assert source.options.split.seed == 9
+    assert (source.options.label, source.options.separator) == ("other", ";")
+    again = make_source("table", tmp_path, options=source.options.model_dump(mode="json"))
+    assert again.options == source.options
+
+
+def test_columns_must_be_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", [ROW])
+    with pytest.raises(UserError, match=r"no column 'nothing', which field 'x' needs; it has clicked, price"):
+        read(path, {**SCHEMA, "dense": [{"name": "x", "column": "nothing"}]})
+    with pytest.raises(UserError, match=r"no column 'when', which split\.time needs"):
+        read(path, {**SCHEMA, "split": {"time": "when"}})
+    with pytest.raises(UserError, match="'history': separator is missing"):
+        read(path, {**SCHEMA, "sequences": [{"name": "history", "target": "item"}]})
+    with pytest.raises(UserError, match="column 'clicked' occurs twice"):
+        read(write(tmp_path / "u.csv", [ROW], header=["clicked", *HEADER[:-1]]))
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(UserError, match="the file is empty"):
+        read(tmp_path / "empty.csv")
+
+
+def test_only_a_header_has_no_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", [])
+    with pytest.raises(UserError, match="no rows; check --input"):
+        prepare(make_source("table", path, options=SCHEMA), tmp_path / "out")
+
+
+def test_real_movielens(real_data: Path, tmp_path: Path) -> None:
+    path = real_data / "ml-1m" / "ctr.parquet"
+    prepare(make_source("table", path, SCHEMAS / "movielens-1m" / "ctr.yaml"), tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    frame = pl.read_parquet(path)
+    assert dataset.manifest["rows"] == {"train": 591_540, "valid": 73_751, "test": 73_721}
+    assert dataset.schema.user == "user_id"
+    train = frame.filter(pl.col("split").cast(pl.String) == "train")
+    order = train.group_by("item_id").len().sort(["len", "item_id"], descending=[True, False])
+    ids = dict(zip(order["item_id"].to_list(), range(1, len(order) + 1)))
+    for name in ("valid", "test"):
+        rows = frame.filter(pl.col("split").cast(pl.String) == name)
+        position = [f.name for f in dataset.schema.single_valued].index("item_id")
+        assert dataset.split(name).ids[:, position].tolist() == [ids.get(v, 0) for v in rows["item_id"].to_list()]
+        assert dataset.split(name).labels.tolist() == rows["label"].to_list()
+
+
+def test_real_amazon(real_data: Path, tmp_path: Path) -> None:
+    path = real_data / "amazon-beauty" / "ctr.parquet"
+    prepare(make_source("table", path, SCHEMAS / "amazon" / "ctr.yaml"), tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.manifest["rows"] == {"train": 262_826, "valid": 44_726, "test": 44_726}
+    item, category = dataset.schema.sequences
+    assert (item.vocabulary, category.vocabulary) == ("item_id", "category_id")
+    assert (item.max_length, category.aligned_with) == (50, "item_history")
+    values = pl.read_ipc(tmp_path / "out" / "vocabularies" / "item_id.arrow")["value"].to_list()
+    rows = pl.read_parquet(path).filter(pl.col("split").cast(pl.String) == "valid").head(500)
+    jagged = dataset.split("valid").jagged["item_history"]
+    for i, history in enumerate(rows["item_history"].to_list()):
+        stored = jagged.values[jagged.offsets[i] : jagged.offsets[i + 1]].tolist()
+        assert [values[v - 1] for v in stored] == history
