@@ -129,9 +129,8 @@ class _Unsort(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
         ctx.save_for_backward(order)
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=order.device)
-        return rows.index_select(0, inverse)
+        places = torch.arange(len(order), device=order.device)
+        return rows.index_select(0, torch.empty_like(order).scatter_(0, order, places))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -205,22 +204,30 @@ class ComposedBackend(EmbeddingBackend[C]):
     parts: nn.ModuleDict
 
     def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
-        parts = [cast(Part, part) for part in self.parts.values()]
-        if len(parts) == 1:
-            return parts[0](ids, counts)
+        order = [t for part in self._parts() for t in part.tables]
+        if order == sorted(order):
+            return _cat(self.embed(ids, counts))
         sizes = counts.tolist()
         pieces = ids.split(sizes)
-        out = list[Tensor](pieces)  # replaced table by table
-        for part in parts:
-            vectors = part(torch.cat([pieces[t] for t in part.tables]), counts[part.tables])
-            for t, vector in zip(part.tables, vectors.split([sizes[t] for t in part.tables])):
-                out[t] = vector
-        return torch.cat(out)
+        vectors = self.embed(torch.cat([pieces[t] for t in order]), counts[order])
+        out = dict[int, Tensor]()
+        for part, rows in zip(self._parts(), vectors):
+            out.update(zip(part.tables, rows.split([sizes[t] for t in part.tables])))
+        return torch.cat([out[t] for t in range(len(out))])
+
+    def embed(self, ids: Tensor, counts: Tensor) -> list[Tensor]:
+        """Each part's vectors, for ids and counts that come part by part."""
+        parts = self._parts()
+        of_part = counts.split([len(part.tables) for part in parts])
+        pieces = ids.split([int(c.sum()) for c in of_part])
+        return [part(piece, c) for part, piece, c in zip(parts, pieces, of_part)]
+
+    def _parts(self) -> list[Part]:
+        return [cast(Part, part) for part in self.parts.values()]
 
     def describe(self) -> list[FieldReport]:
         lines: list[tuple[int, FieldReport]] = []
-        for part in self.parts.values():
-            part = cast(Part, part)
+        for part in self._parts():
             ids, names = zip(*(self._named(t) for t in part.tables))
             report = part.report(ids, names)
             lines += zip([*part.tables, len(self.spec.tables)], report)
@@ -266,6 +273,10 @@ class ComposedBackend(EmbeddingBackend[C]):
                     f"embedding.options.{cls.sizes}: these sizes take {needed:,} bytes, the budget is {budget:,}"
                 )
         return config
+
+
+def _cat(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def own_part(tables: Sequence[int], spec: GroupSpec, device: torch.device | str | None) -> Part:

@@ -42,7 +42,8 @@ class MixedDimConfig(BackendConfig):
     )
     blocks: int = Field(4, ge=1, le=16, description="blocks per table by popularity, of equal traffic")
     round_to_power_of_two: bool = Field(
-        False, description="widths 1, 2, 4, ..., D: faster, follows the budget less closely"
+        True,
+        description="widths 1, 2, 4, ..., D; without: any width, which follows a budget closer but has more tables",
     )
     starts: tuple[tuple[int, ...], ...] | None = Field(None, description="first id of each block; absent: planned")
     widths: tuple[tuple[int, ...], ...] | None = Field(None, description="columns of each block; absent: planned")
@@ -77,9 +78,12 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
         stds = [spec.tables[t].init_std for t, _, _ in self.blocks]
         sizes = [end - begin for _, begin, end in self.blocks]
         self.parts = parts_by_width(sizes, widths, stds, spec.embedding_dim, device)
+        # Blocks are numbered table by table, except in a lookup, where those of one width come together.
+        order = torch.tensor([b for part in self._parts() for b in part.tables])
+        self.numbers = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        self.begins = torch.tensor([begin for _, begin, _ in self.blocks])[order]
         # Per table: its first block, and where its next ones begin, padded.
         most = max(len(s) for s in starts)
-        self.begins = torch.tensor([begin for _, begin, _ in self.blocks])
         self.bounds = torch.tensor([[*s[1:], *[_NEVER] * (most - len(s))] for s in starts]).view(len(starts), most - 1)
         per_table = torch.tensor([len(s) for s in starts])
         self.first_block = per_table.cumsum(0) - per_table
@@ -90,10 +94,12 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
         block = per_id(self.first_block, counts, ids)
         for bound in self.bounds.unbind(1):
             block = block + (ids >= per_id(bound, counts, ids))
-        order = block.to(torch.uint8 if len(self.blocks) < 256 else torch.int32).argsort(stable=True)
-        block_counts = torch.bincount(block, minlength=len(self.blocks)).cpu()
-        ids = ids[order]
-        return unsort(super().lookup(ids - per_id(self.begins, block_counts, ids), block_counts), order)
+        small = torch.uint8 if len(self.blocks) < 256 else torch.int32  # sorts faster
+        number = self.numbers.to(ids.device, small).index_select(0, block)
+        order = number.argsort(stable=True)
+        block_counts = torch.bincount(number, minlength=len(self.blocks)).cpu()
+        inside = ids.index_select(0, order) - per_id(self.begins, block_counts, ids)
+        return unsort(torch.cat(self.embed(inside, block_counts)), order)
 
     def _named(self, table: int) -> tuple[int, str]:
         t, begin, end = self.blocks[table]

@@ -1,0 +1,56 @@
+"""Budgets: what a user may write, and how bytes are shared between tables."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys_emb.embeddings.base import GroupSpec, TableSpec
+from recsys_emb.embeddings.budget import budget_bytes, plan_backend, water_fill
+from recsys_emb.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [(0.1, 100), ("0.1", 100), (1, 1000), (2000, 2000), ("20MB", 20_000_000), ("1.5 KiB", 1536), (None, None)],
+)
+def test_budget_in_bytes(budget: float | str | None, expected: int | None) -> None:
+    assert budget_bytes(budget, 1000) == expected
+
+
+@pytest.mark.parametrize("budget", [0, -1, True, "20 parsecs", "", float("nan"), float("inf")])
+def test_a_bad_budget_says_what_is_allowed(budget: float | str) -> None:
+    with pytest.raises(UserError, match=r"embedding\.budget: .*allowed: a ratio above 0"):
+        budget_bytes(budget, 1000)
+
+
+def test_unknown_option_names_the_key_and_the_allowed_ones() -> None:
+    spec = GroupSpec((TableSpec("t", 10),), 4)
+    with pytest.raises(UserError, match=r"embedding.options.seeds: unknown key \(did you mean 'seed'\?\); allowed: "):
+        plan_backend("hash", spec, options={"seeds": 1})
+
+
+sizes = st.lists(st.tuples(st.integers(1, 10**9), st.floats(0, 1)), min_size=1, max_size=30)
+
+
+@given(sizes, st.floats(0, 1.2), st.floats(0, 1))
+def test_water_fill_keeps_its_promises(tables: list[tuple[int, float]], part: float, balance: float) -> None:
+    full = [n for n, _ in tables]
+    least = [max(1, int(n * f)) for n, f in tables]
+    total = sum(least) + int(part * (sum(full) - sum(least)))
+    shares = water_fill(full, least, total, balance)
+    assert all(lo <= s <= n for lo, s, n in zip(least, shares, full))
+    assert sum(shares) <= total
+    if part <= 1:
+        assert total - sum(shares) <= len(full)  # nothing but the rounding is left
+    order = sorted(range(len(full)), key=full.__getitem__)
+    if all(lo == 1 for lo in least):
+        assert [shares[i] for i in order] == sorted(shares)
+
+
+def test_water_fill_fills_small_tables_first() -> None:
+    assert water_fill([10, 100, 10_000], [1, 1, 1], 1110, 0) == [10, 100, 1000]
+    assert water_fill([10, 100, 10_000], [1, 1, 1], 1011, 1) == [1, 10, 1000]
+    assert water_fill([4, 10_000, 1_000_000], [1, 1, 1], 3304, 0.5) == [4, 300, 3000]  # 3 sqrt(N)
+    assert water_fill([10, 20], [1, 1], 30, 0.5) == [10, 20]
