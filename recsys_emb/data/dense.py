@@ -24,22 +24,23 @@ class FittedDense(BaseModel):
 
 
 def transform(frame: pl.DataFrame, columns: Sequence[DenseColumn | FittedDense]) -> np.ndarray:
-    """float32 [n, Nd] of the columns after ``log1p`` where that is asked for; NaN where a value is missing."""
+    """float64 [n, Nd] of the columns after ``log1p`` where that is asked for; NaN where a value is missing."""
     if not columns:
-        return np.zeros((len(frame), 0), dtype=np.float32)
+        return np.zeros((len(frame), 0))
     logs = {c.name for c in columns if c.transform == "log1p"}
     values = [pl.col(c.name).cast(pl.Float64) for c in columns]
     # log(1 + |x|) and log1p(|x|) differ by less than float32 resolves, and the first is much faster.
     signed = [v.sign() * (v.abs() + 1).log() if c.name in logs else v for c, v in zip(columns, values)]
-    return frame.select(v.cast(pl.Float32).alias(c.name) for c, v in zip(columns, signed)).to_numpy(order="c")
+    return frame.select(v.alias(c.name) for c, v in zip(columns, signed)).to_numpy(order="c")
 
 
 def standardise(values: np.ndarray, columns: Sequence[FittedDense]) -> np.ndarray:
     """float32 [n, Nd] of transformed values; a missing one becomes 0, which is the mean."""
-    mean = np.array([c.mean for c in columns], dtype=np.float32)
-    std = np.array([c.std for c in columns], dtype=np.float32)
-    scaled = (values - mean) / std
-    return np.nan_to_num(scaled, copy=False, nan=0.0, posinf=None, neginf=None)
+    mean = np.array([c.mean for c in columns])
+    std = np.array([c.std for c in columns])
+    scaled = ((values - mean) / std).astype(np.float32)
+    scaled[np.isnan(scaled)] = 0
+    return scaled
 
 
 class DenseStatistics:
@@ -50,12 +51,12 @@ class DenseStatistics:
         self._n, self._mean, self._m2 = (np.zeros(len(columns)) for _ in range(3))
 
     def add(self, values: np.ndarray) -> None:
-        """``values`` float32 [n, Nd], NaN where missing."""
+        """``values`` float64 [n, Nd], NaN where missing."""
         present = ~np.isnan(values)
         n = present.sum(axis=0)
-        exact = np.where(present, values, 0).astype(np.float64)
-        mean = exact.sum(axis=0) / np.maximum(n, 1)
-        m2 = (np.where(present, exact - mean, 0) ** 2).sum(axis=0)
+        mean = np.where(present, values, 0).sum(axis=0) / np.maximum(n, 1)
+        centred = np.where(present, values - mean, 0)
+        m2 = np.einsum("ij,ij->j", centred, centred)
         total = np.maximum(self._n + n, 1)
         delta = mean - self._mean
         self._m2 += m2 + delta**2 * self._n * n / total

@@ -112,6 +112,15 @@ def prepare(
     return manifest
 
 
+def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same blocks; the next one is read in a thread while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, blocks, None)
+        while (block := following.result()) is not None:
+            following = pool.submit(next, blocks, None)
+            yield block
+
+
 class _FirstPass:
     """Reads the source: values counted, dense fields measured, blocks spooled."""
 
@@ -136,7 +145,7 @@ class _FirstPass:
 
     def read(self, source: Source, rejects: RejectLog, report: Progress) -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for block in source.blocks():
+            for block in _ahead(source.blocks()):
                 rejects.add(block.rejected)
                 self._add(block, pool)
                 rejects.check(self.rows, done=False)
@@ -192,7 +201,11 @@ class _Ids:
 
     def __init__(self, spools: dict[str, ValueSpool], scratch: Path, min_count: int, ids: Ids) -> None:
         self.hashed = ids == "hash64"
-        self._vocabularies = {} if self.hashed else {v: Vocabulary(s, scratch, min_count) for v, s in spools.items()}
+        self._vocabularies: dict[str, Vocabulary] = {}
+        if not self.hashed:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                made = pool.map(lambda spool: Vocabulary(spool, scratch, min_count), spools.values())
+                self._vocabularies = dict(zip(spools, made))
         self.sizes = {v: HASHED_IDS if self.hashed else len(self._vocabularies[v]) for v in spools}
         self._spools = spools
 

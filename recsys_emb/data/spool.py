@@ -16,7 +16,7 @@ class SpooledBlock:
     labels:  uint8 [n]
     split:   uint8 [n]
     weights: float32 [n], or [0] when there are none
-    dense:   float32 [n, Nd], transformed, NaN where missing
+    dense:   float64 [n, Nd], transformed, NaN where missing
     codes:   per single-valued, multi-valued and sequence field: [n], or all values of the block row after row
     lengths: per multi-valued and sequence field: int64 [n]
     """

@@ -99,7 +99,7 @@ class TableOptions(SourceOptions):
             raise ValueError(f"field {twice[0]!r} is given twice")
         if not self.categorical and not self.multi_valued and not self.dense:
             raise ValueError("no fields: give dense, categorical or multi_valued")
-        single = {f.name for f in self.categorical}
+        single = [f.name for f in self.categorical]
         if self.user is not None and self.user not in single:
             raise ValueError(f"user {self.user!r} is not one of categorical: {', '.join(single)}")
         for i, sequence in enumerate(self.sequences):

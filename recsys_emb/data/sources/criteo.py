@@ -79,11 +79,10 @@ def _values(rows: Rows) -> tuple[Rows, pl.DataFrame]:
     label = rows.frame["label"]
     rows = rows.reject(~label.is_in([0, 1]).fill_null(False), quoting(label, "label is not 0 or 1"))
     frame = rows.frame.with_columns(pl.col(c).str.to_integer(base=16, strict=False) for c in CATEGORIES)
-    digits = pl.col(CATEGORIES).str
-    eight = rows.frame.select((digits.len_bytes() == 8) & ~digits.starts_with("+")).select(pl.all().all())
+    # to_integer takes a sign; both signs sort before "0".
+    eight = rows.frame.select(((pl.col(c).str.len_bytes() == 8) & (pl.col(c) >= "0")).all() for c in CATEGORIES)
     same = frame.select(CATEGORIES).null_count().equals(rows.frame.select(CATEGORIES).null_count())
-    negative = frame.select((pl.col(c) < 0).any() for c in CATEGORIES)
-    if same and all(eight.row(0)) and not any(negative.row(0)):
+    if same and all(eight.row(0)):
         return rows, frame
     for name in CATEGORIES:
         value = rows.frame[name]
