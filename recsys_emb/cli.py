@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.exceptions
 from rich.console import Console
 from rich.table import Table
 
@@ -54,12 +55,10 @@ def _mount_data() -> None:
 
 
 def _explain(error: Exception) -> int:
-    from typer._click.exceptions import ClickException
-
     if isinstance(error, UserError):
         return _complain(str(error), 2)
-    if isinstance(error, ClickException):
-        return _complain(error.format_message().replace("\n", " "), 2)
+    if isinstance(error, typer.exceptions.TyperException):
+        return _complain(" ".join(error.format_message().split()), 2)
     if isinstance(error, OSError):
         return _complain(f"{error.filename or 'i/o'}: {error.strerror or error}", 1)
     return _complain(f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)", 1)
@@ -185,8 +184,13 @@ def compare(
 ) -> None:
     """Compare runs: a table of memory against AUC, and a page with the plot."""
     from recsys_emb.report import compare as compare_runs
+    from recsys_emb.report import terminal_table
 
-    compare_runs(runs, out, as_json=as_json)
+    rows = compare_runs(runs, out)
+    if as_json:
+        _print_json({"runs": rows})
+    else:
+        Console().print(terminal_table(rows))
 
 
 @app.command()
@@ -224,9 +228,13 @@ def demo(
     rows: Annotated[int, typer.Option(min=1000, help="Rows of synthetic clicks.")] = 300_000,
     as_json: Json = False,
 ) -> None:
-    """Make synthetic clicks, train models on them and write a report: two minutes on two cores."""
+    """Make synthetic clicks, train DeepFM with every embedding backend on them and write a report."""
     from recsys_emb.demo import run_demo
+    from recsys_emb.report import terminal_table
 
-    report = run_demo(out, rows, lambda title: _reporter(title, as_json), as_json)
+    compared = run_demo(out, rows, lambda title: _reporter(title, as_json), lambda text: print(text, file=sys.stderr))
     if as_json:
-        _print_json(report)
+        _print_json({"runs": compared})
+    else:
+        Console().print(terminal_table(compared))
+        print(f"The report with the plot: {out / 'report.html'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from recsys_emb.config import RunConfig
 from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec
 from recsys_emb.embeddings.budget import budget_bytes, plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.errors import UserError
 from recsys_emb.models.base import CTRModel, build_model, model_registry
+from recsys_emb.report import run_page
 from recsys_emb.training import metrics, runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
 from recsys_emb.training.run_dir import RunDir, read_json, write_json
@@ -99,6 +100,7 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
     figures = metrics.evaluate(predict(model, _loader(dataset, "test", config), precision))
     report = _report(config, dataset, planned, trainer, progress, figures, stages)
     run.finish(report)
+    run_page(run.path)
     return report
 
 
@@ -148,7 +150,13 @@ def _report(
         "precision": trainer.precision,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "stages": stages,
+        "tables": [_table_row(t) for t in backend.describe()],
     }
+
+
+def _table_row(report: FieldReport) -> dict[str, Any]:
+    row = asdict(report)
+    return {"name": row.pop("table"), **row}
 
 
 def _loader(dataset: EncodedDataset, split: str, config: RunConfig, shuffle: bool = False) -> BatchLoader:

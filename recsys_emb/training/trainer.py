@@ -129,8 +129,8 @@ class Trainer:
         if not math.isfinite(value):
             self.optimizer.discard()
             raise UserError(
-                f"training diverged: the loss is {value} at step {p.step + 1} (epoch {p.epoch + 1}, batch {p.batch + 1})"
-                "; lower training.learning_rate or set training.max_grad_norm"
+                f"training diverged: the loss is {value} at step {p.step + 1} (epoch {p.epoch + 1}, batch {p.batch + 1});"
+                " lower training.learning_rate or set training.max_grad_norm"
             )
         loss.backward()
         self.backend.after_backward(p.step)

@@ -1,0 +1,31 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from recsys_emb.data.encode import prepare
+from recsys_emb.data.options import make_source
+from recsys_emb.training.runtime import quiet_torch
+
+quiet_torch()
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3,000 synthetic rows, 2,000 ids. Never written to."""
+    out = tmp_path_factory.mktemp("prepared") / "synthetic"
+    prepare(make_source("synthetic", options={"rows": 3000, "ids": 2000, "seed": 3}), out, name="tiny")
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real datasets named by RECSYS_EMB_DATA; skips where it is not set."""
+    folder = os.environ.get("RECSYS_EMB_DATA")
+    if not folder:
+        pytest.skip("RECSYS_EMB_DATA is not set: no real data to test on")
+    return Path(folder)

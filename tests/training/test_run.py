@@ -1,0 +1,268 @@
+"""Whole runs on a tiny dataset: the folder, resuming, the plateau rule, diverging, evaluating."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import log_loss, roc_auc_score
+
+from recsys_emb.config import RunConfig, TrainingConfig, parse_config
+from recsys_emb.data.batches import BatchLoader
+from recsys_emb.data.store import open_dataset
+from recsys_emb.errors import UserError
+from recsys_emb.models.base import build_model
+from recsys_emb.training import run as running
+from recsys_emb.training.checkpoint import Checkpoints
+from recsys_emb.training.progress import Silent
+from recsys_emb.training.run_dir import load_run
+from recsys_emb.training.trainer import Progress, Trainer, predict
+
+
+def config_for(data: Path, model: dict[str, Any] | None = None, **training: Any) -> RunConfig:
+    return parse_config(
+        {
+            "data": {"path": str(data)},
+            "model": model or {"name": "deepfm", "embedding_dim": 4, "hidden": [16], "dropout": 0.1},
+            "training": {"epochs": 3, "batch_size": 256, "precision": "fp32", "learning_rate": 0.01, **training},
+            "device": "cpu",
+        }
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAt(Silent):
+    """Stands for a process that dies after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def step(self, progress: Progress, steps: int, loss: float) -> None:
+        if progress.step == self.at:
+            raise Killed
+
+
+class Evaluations(Silent):
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float, bool]] = []
+
+    def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:
+        self.seen.append((progress.step, progress.learning_rate, best))
+
+
+TIMES = ("train_seconds", "samples_per_second", "peak_rss_bytes", "stages")
+
+
+def test_a_run_folder_explains_itself(prepared: Path, tmp_path: Path) -> None:
+    config = config_for(prepared)
+    report = running.train(config, tmp_path / "run", Silent())
+    run = load_run(tmp_path / "run")
+    assert run.config == config
+    assert run.report == json.loads((tmp_path / "run/report.json").read_text()) == report
+    for name in ("env.json", "schema.json", "embedding.json", "metrics.jsonl", "report.html", "DONE"):
+        assert (run.path / name).is_file()
+    assert list((run.path / "tensorboard").rglob("events.*"))
+    keys = (
+        "auc logloss ne calibration gauc serving_bytes full_bytes ratio training_bytes peak_rss_bytes "
+        "samples_per_second train_seconds epochs model backend dataset seed bayes_auc stages valid_auc"
+    )
+    assert set(keys.split()) <= set(report)
+    evaluations = [m for m in run.metrics() if m["event"] == "eval"]
+    assert [m["epoch"] for m in evaluations] == list(range(1, report["epochs"] + 1))
+    assert max(m["auc"] for m in evaluations) == report["valid_auc"]
+
+
+def test_reported_bytes_are_those_of_the_tensors(prepared: Path, tmp_path: Path) -> None:
+    report = running.train(config_for(prepared, epochs=1), tmp_path / "run", Silent())
+    ids = sum(open_dataset(prepared).schema.vocabularies.values())
+    assert report["serving_bytes"] == report["full_bytes"] == 4 * ids * (4 + 1)
+    folder = next((tmp_path / "run/checkpoints/train").glob("step-*"))
+    model = load_file(folder / "model.safetensors")
+    optimizer = load_file(folder / "optimizer.safetensors")
+    optimizer.pop("random_state")
+    saved = sum(t.nbytes for t in (*model.values(), *optimizer.values()))
+    assert report["training_bytes"] == saved
+    assert sum(t["bytes"] for t in report["tables"]) == report["serving_bytes"]
+
+
+def test_metrics_of_a_run_are_scikit_learns(prepared: Path, tmp_path: Path) -> None:
+    report = running.train(config_for(prepared, epochs=1), tmp_path / "run", Silent())
+    run = load_run(tmp_path / "run")
+    model, precision = running.restore(run)
+    dataset = open_dataset(prepared)
+    split = dataset.split("test")
+    out = predict(model, BatchLoader(split, dataset.schema, 100), precision)
+    probabilities = out.logits.double().sigmoid().numpy()
+    labels = split.labels.numpy()
+    assert report["auc"] == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-9)
+    assert report["logloss"] == pytest.approx(log_loss(labels, probabilities), abs=1e-6)
+    assert report["calibration"] == pytest.approx(probabilities.mean() / labels.mean(), abs=1e-6)
+    assert report["bayes_auc"] == dataset.bayes["test"]["auc"]
+
+
+def test_same_seed_same_run(prepared: Path, tmp_path: Path) -> None:
+    a, b = (running.train(config_for(prepared), tmp_path / n, Silent()) for n in "ab")
+    assert {k: v for k, v in a.items() if k not in TIMES} == {k: v for k, v in b.items() if k not in TIMES}
+
+
+@pytest.mark.parametrize("kill_at", [1, 5, 14, 21])
+def test_a_killed_run_continues_to_the_same_report(prepared: Path, tmp_path: Path, kill_at: int) -> None:
+    """Batches of 256 of 2,400 rows: evaluations after steps 5, 10, ...; epochs end after 10."""
+    config = config_for(prepared, eval_every=5, patience=9)
+    whole = running.train(config, tmp_path / "whole", Silent())
+    with pytest.raises(Killed):
+        running.train(config, tmp_path / "killed", KilledAt(kill_at))
+    resumed = running.train(config, tmp_path / "killed", Silent(), resume=True)
+    assert {k: v for k, v in whole.items() if k not in TIMES} == {k: v for k, v in resumed.items() if k not in TIMES}
+
+    def events(name: str) -> list[tuple[Any, ...]]:
+        return [(m["event"], m["step"], m.get("loss", m.get("auc"))) for m in load_run(tmp_path / name).metrics()]
+
+    assert events("killed") == events("whole")
+
+
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "sgd", "dense_adam"])
+def test_every_optimizer_resumes(prepared: Path, tmp_path: Path, optimizer: str) -> None:
+    config = config_for(prepared, embedding_optimizer=optimizer, epochs=2)
+    whole = running.train(config, tmp_path / "whole", Silent())
+    with pytest.raises(Killed):
+        running.train(config, tmp_path / "killed", KilledAt(15))
+    resumed = running.train(config, tmp_path / "killed", Silent(), resume=True)
+    assert resumed["logloss"] == whole["logloss"]
+
+
+def test_resume_of_another_config_is_refused(prepared: Path, tmp_path: Path) -> None:
+    running.train(config_for(prepared, epochs=1), tmp_path / "run", Silent())
+    with pytest.raises(UserError, match="another config"):
+        running.train(config_for(prepared, epochs=2), tmp_path / "run", Silent(), resume=True)
+
+
+def test_an_existing_folder_is_refused_and_left_alone(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="exists already; continue it with --resume"):
+        running.train(config_for(prepared), tmp_path, Silent())
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_evaluations_every_n_steps_and_at_the_end(prepared: Path, tmp_path: Path) -> None:
+    reporter = Evaluations()
+    running.train(config_for(prepared, eval_every=4, max_steps=11, patience=99), tmp_path / "run", reporter)
+    assert [step for step, _, _ in reporter.seen] == [4, 8, 11]
+
+
+def make_trainer(prepared: Path, folder: Path, **training: Any) -> Trainer:
+    config = config_for(prepared, **training)
+    dataset = open_dataset(prepared)
+    planned = running.plan(config, dataset)
+    model = build_model(config.model, dataset.schema, planned.build())
+    loaders = [BatchLoader(dataset.split(s), dataset.schema, 256) for s in ("train", "valid")]
+    return Trainer(model, TrainingConfig(**config.training.model_dump()), *loaders, Checkpoints(folder), "fp32")
+
+
+def test_the_plateau_rule(prepared: Path, tmp_path: Path) -> None:
+    """A gain resets the count; the first flat evaluation drops the rate; ``patience`` more end the training."""
+    trainer = make_trainer(prepared, tmp_path, patience=2, lr_drop=0.1, learning_rate=0.01, min_delta=1e-3)
+    rates, bests = [], []
+    for auc in (0.70, 0.71, 0.7105, 0.72, 0.71, 0.7205, 0.70):
+        bests.append(trainer._plateau({"auc": auc}))
+        rates.append(trainer.progress.learning_rate)
+        if trainer.progress.finished:
+            break
+    assert bests == [True, True, False, True, False, False, False]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001, 0.0001])
+    assert trainer.progress.finished
+    assert trainer.progress.best_auc == 0.72
+    rates = [*(g["lr"] for g in trainer.optimizer.dense.param_groups), *(t.lr for t in trainer.optimizer.tables)]
+    assert rates == pytest.approx([0.0001] * len(rates))
+
+
+def test_the_best_weights_are_kept_not_the_last(prepared: Path, tmp_path: Path) -> None:
+    """A learning rate that overfits at once: the report's validation AUC is the best evaluation's."""
+    config = config_for(prepared, epochs=6, learning_rate=0.05, patience=9, lr_drop=1.0)
+    report = running.train(config, tmp_path / "run", Silent())
+    run = load_run(tmp_path / "run")
+    aucs = [m["auc"] for m in run.metrics() if m["event"] == "eval"]
+    assert aucs[-1] < max(aucs)
+    assert running.evaluate(run, "valid")["auc"] == report["valid_auc"] == max(aucs)
+    kept = sorted(p.name for p in (run.path / "checkpoints/train").glob("step-*"))
+    assert kept == sorted({f"step-{report['best_step']:08d}", f"step-{report['steps']:08d}"})
+
+
+def test_a_loss_that_is_not_finite_stops_at_once(prepared: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(prepared, tmp_path)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    batch = next(iter(trainer.train))
+    batch.dense[3, 0] = float("nan")
+    with pytest.raises(UserError, match=r"loss is nan at step 1 \(epoch 1, batch 1\); lower training.learning_rate"):
+        trainer._step(batch)
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+    trainer._step(next(iter(trainer.train)))  # and the next batch trains as if nothing had been
+
+
+def test_loss_is_weighted_cross_entropy(prepared: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(prepared, tmp_path)
+    trainer.model.eval()
+    batch = next(iter(trainer.train))
+    batch.weights = torch.rand(len(batch))
+    p = trainer.model(batch).double().sigmoid()
+    y = batch.labels.double()
+    expected = -(batch.weights * (y * p.log() + (1 - y) * (1 - p).log())).mean()
+    assert trainer.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_dense_adam_mode_is_torchs_adam(prepared: Path, tmp_path: Path) -> None:
+    """Three steps of the trainer against torch.optim.Adam over all parameters, written out."""
+    fm = {"name": "fm", "embedding_dim": 4}
+    trainer = make_trainer(prepared, tmp_path / "a", model=fm, embedding_optimizer="dense_adam", l2_embedding=1e-2)
+    twin = make_trainer(prepared, tmp_path / "b", model=fm).model
+    twin.load_state_dict(trainer.model.state_dict())
+    table = [p for n, p in twin.named_parameters() if "table" in n]
+    rest = [p for n, p in twin.named_parameters() if "table" not in n]
+    for module in twin.modules():
+        if hasattr(module, "sparse_grad"):
+            module.sparse_grad, module.before_lookup = False, None
+    adam = torch.optim.Adam([{"params": rest}, {"params": table, "weight_decay": 1e-2}], lr=0.01)
+    for i, batch in enumerate(trainer.train):
+        if i == 3:
+            break
+        trainer._step(batch)
+        torch.nn.functional.binary_cross_entropy_with_logits(twin(batch), batch.labels).backward()
+        adam.step()
+        adam.zero_grad()
+    for name, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(twin.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluate_on_another_dataset_needs_the_same_fields(prepared: Path, tmp_path: Path) -> None:
+    from recsys_emb.data.encode import prepare
+    from recsys_emb.data.options import make_source
+
+    running.train(config_for(prepared, epochs=1), tmp_path / "run", Silent())
+    prepare(make_source("synthetic", options={"rows": 2000, "ids": 500, "seed": 4}), tmp_path / "other")
+    with pytest.raises(UserError, match="fields or vocabularies differ"):
+        running.evaluate(load_run(tmp_path / "run"), data=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"name": "din"}}, "din needs a sequence field"),
+        ({"embedding": {"backend": "full", "budget": 0.5}}, "full cannot fit in"),
+        ({"data": {"path": "/nowhere/at/all"}}, "does not exist"),
+    ],
+)
+def test_impossible_runs_are_refused_before_a_folder_is_made(
+    prepared: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    tree = {"data": {"path": str(prepared)}, "model": {"name": "lr"}, **change}
+    with pytest.raises(UserError, match=message):
+        running.train(parse_config(tree), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
