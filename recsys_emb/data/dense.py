@@ -44,30 +44,32 @@ def standardise(values: np.ndarray, columns: Sequence[FittedDense]) -> np.ndarra
 
 
 class DenseStatistics:
-    """Mean and deviation of the present values, block by block (Chan, Golub and LeVeque, 1983)."""
+    """Mean and deviation of the present values, block by block: sums in float64 of values minus the first ones."""
 
     def __init__(self, columns: Sequence[DenseColumn]) -> None:
         self._columns = columns
-        self._n, self._mean, self._m2 = (np.zeros(len(columns)) for _ in range(3))
+        self._n, self._sum, self._squares = (np.zeros(len(columns)) for _ in range(3))
+        self._shift = np.full(len(columns), np.nan)
 
     def add(self, values: np.ndarray) -> None:
         """``values`` float64 [n, Nd], NaN where missing."""
-        present = ~np.isnan(values)
-        n = present.sum(axis=0)
-        mean = np.where(present, values, 0).sum(axis=0) / np.maximum(n, 1)
-        centred = np.where(present, values - mean, 0)
-        m2 = np.einsum("ij,ij->j", centred, centred)
-        total = np.maximum(self._n + n, 1)
-        delta = mean - self._mean
-        self._m2 += m2 + delta**2 * self._n * n / total
-        self._mean += delta * n / total
-        self._n += n
+        for column in np.flatnonzero(np.isnan(self._shift)):
+            present = np.flatnonzero(~np.isnan(values[:, column]))
+            self._shift[column] = values[present[0], column] if len(present) else np.nan
+        shifted = values - self._shift
+        missing = np.isnan(shifted)
+        shifted[missing] = 0
+        self._n += len(values) - missing.sum(axis=0)
+        self._sum += shifted.sum(axis=0)
+        self._squares += np.einsum("ij,ij->j", shifted, shifted)
 
     def fit(self) -> list[FittedDense]:
         """One per column; a column without spread gets deviation 1."""
-        deviation = np.sqrt(self._m2 / np.maximum(self._n, 1))
+        n = np.maximum(self._n, 1)
+        means = np.nan_to_num(self._shift) + self._sum / n
+        deviations = np.sqrt(np.maximum(self._squares / n - (self._sum / n) ** 2, 0))
         fitted = []
-        for column, mean, std in zip(self._columns, self._mean.tolist(), deviation.tolist()):
+        for column, mean, std in zip(self._columns, means.tolist(), deviations.tolist()):
             known = {} if column.transform == "none" else {"mean": mean, "std": std or 1.0}
             fitted.append(FittedDense(name=column.name, transform=column.transform, **known))
         return fitted

@@ -115,8 +115,9 @@ def _arrays(file: BinaryIO) -> Iterator[np.ndarray]:
 def write_vocabulary(path: Path, values: pa.Array) -> int:
     """Writes the raw values as an Arrow file, integers in the narrowest type; returns its bytes."""
     if pa.types.is_integer(values.type):
-        narrow = pl.Series(values).shrink_dtype().to_arrow()
-        values = narrow
+        series = pl.Series(values)
+        unsigned = series.cast(pl.UInt32, strict=False)
+        values = (unsigned if unsigned.null_count() == series.null_count() else series).shrink_dtype().to_arrow()
     with pa.ipc.new_file(str(path), pa.schema([("value", values.type)])) as writer:
         writer.write_batch(pa.record_batch([values], names=["value"]))
     return path.stat().st_size

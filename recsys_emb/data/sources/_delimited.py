@@ -126,16 +126,16 @@ def _parse_fast(chunk: Chunk, form: Format) -> pl.DataFrame | None:
         records = int(np.count_nonzero((found == ord("\n")) & outside))
         total = int(np.count_nonzero((found == ord(form.separator)) & outside))
     else:
-        records = count_bytes(chunk.text, b"\n")
+        records = chunk.lines
         total = count_bytes(chunk.text, form.separator.encode())
     return frame if len(frame) == records and total == separators * records else None
 
 
 def _record_lines(chunk: Chunk, form: Format) -> np.ndarray:
     """int64 [records]: the line that each record starts at."""
-    ends = np.frombuffer(chunk.text, dtype=np.uint8) == ord("\n")
     if form.quote is None or form.quote.encode() not in chunk.text:
-        return chunk.first_line + np.arange(np.count_nonzero(ends))
+        return chunk.first_line + np.arange(chunk.lines)
+    ends = np.frombuffer(chunk.text, dtype=np.uint8) == ord("\n")
     last = outside_quotes(chunk.text, form.quote)[ends]  # of each line: whether it ends a record
     numbers = np.arange(len(last))
     return chunk.first_line + np.concatenate([[0], numbers[last][:-1] + 1])
@@ -153,9 +153,7 @@ def _read(text: bytes, form: Format, schema: dict[str, Any]) -> pl.DataFrame:
 
 
 def _parse_halves(chunk: Chunk, middle: int, form: Format) -> Rows:
-    first = Chunk(chunk.file, chunk.text[:middle], chunk.first_line)
-    second = Chunk(chunk.file, chunk.text[middle:], chunk.first_line + count_bytes(first.text, b"\n"))
-    a, b = parse(first, form), parse(second, form)
+    a, b = (parse(half, form) for half in chunk.split(middle))
     lines = np.concatenate([a.lines, b.lines])
     rejected = [*a.rejected, *b.rejected]
     return Rows(pl.concat([a.frame, b.frame]), lines, chunk.file.name, partial(_texts, chunk), rejected)

@@ -43,11 +43,17 @@ def find_files(path: Path | None) -> list[Path]:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Whole records of a file, and the number of the first line, from 1."""
+    """Whole records of a file, the number of the first line, from 1, and how many lines there are."""
 
     file: Path
     text: bytes
     first_line: int
+    lines: int
+
+    def split(self, at: int) -> tuple[Chunk, Chunk]:
+        """The records before and after byte ``at``."""
+        first = _chunk(self.file, self.text[:at], self.first_line)
+        return first, Chunk(self.file, self.text[at:], self.first_line + first.lines, self.lines - first.lines)
 
 
 def read_chunks(
@@ -70,19 +76,23 @@ def read_chunks(
             line = 2
         rest = b""
         while piece := stream.read(size):
-            if line == 1 and not rest:
-                piece = piece.removeprefix(b"\xef\xbb\xbf")
-            text = rest + piece
+            text = b"".join((rest, piece, stream.readline()))
+            if line == 1:
+                text = text.removeprefix(b"\xef\xbb\xbf")
             end = last_record_end(text, quote)
             if end == 0 and len(text) > 4 * size:  # an unbalanced quote must not collect the whole file
                 end = text.rfind(b"\n") + 1
             rest = text[end:]
             if end:
-                chunk = Chunk(file, text[:end], line)
-                line += count_bytes(chunk.text, b"\n")
+                chunk = _chunk(file, text[:end], line)
+                line += chunk.lines
                 yield chunk
         if rest.strip(b"\r\n"):
-            yield Chunk(file, rest.rstrip(b"\r\n") + b"\n", line)
+            yield _chunk(file, rest.rstrip(b"\r\n") + b"\n", line)
+
+
+def _chunk(file: Path, text: bytes, first_line: int) -> Chunk:
+    return Chunk(file, text, first_line, count_bytes(text, b"\n"))
 
 
 def read_header(file: Path) -> str:
@@ -96,7 +106,7 @@ def read_header(file: Path) -> str:
 
 def count_lines(file: Path) -> int:
     """Lines of a file, the last one with or without a line end."""
-    return sum(count_bytes(c.text, b"\n") for c in read_chunks(file))
+    return sum(chunk.lines for chunk in read_chunks(file))
 
 
 def count_bytes(text: bytes, byte: bytes) -> int:
@@ -111,8 +121,9 @@ def outside_quotes(text: bytes, quote: str) -> np.ndarray:
 
 def last_record_end(text: bytes, quote: str | None) -> int:
     """Position after the last record of ``text``, blank lines behind it left out; 0 when none is complete."""
-    filled = len(text.rstrip(b"\r\n"))
-    end = text.find(b"\n", filled) + 1 or text.rfind(b"\n") + 1
+    end = text.rfind(b"\n") + 1
+    while text.endswith((b"\n\n", b"\n\r\n"), 0, end):
+        end = text.rfind(b"\n", 0, end - 1) + 1
     if quote is None or quote.encode() not in text:
         return end
     ends = np.flatnonzero((np.frombuffer(text, dtype=np.uint8) == ord("\n")) & outside_quotes(text, quote))

@@ -61,7 +61,7 @@ class Criteo(Source):
         for file in self.files():
             read_header(file)  # refuses an empty file
             for chunk in read_chunks(file):
-                rows, frame = _values(parse(chunk, _FORMAT))
+                rows, frame = _values(parse(chunk, _FORMAT), signs=b"+" in chunk.text)
                 if self.options.dense == "winner":
                     frame = frame.with_columns(_winner(frame[name]) for name in INTEGERS)
                 labels = frame["label"].cast(pl.UInt8).to_numpy()
@@ -73,16 +73,17 @@ class Criteo(Source):
         return OrderSplit(sum(count_lines(f) for f in self.files()), self.options.ratios)
 
 
-def _values(rows: Rows) -> tuple[Rows, pl.DataFrame]:
+def _values(rows: Rows, signs: bool) -> tuple[Rows, pl.DataFrame]:
     """The good rows with their categories as integers; a label other than 0 and 1, or a category that is no
-    hexadecimal number of up to 8 digits, is rejected."""
+    hexadecimal number of up to 8 digits, is rejected. ``signs``: whether the text has any plus sign."""
     label = rows.frame["label"]
     rows = rows.reject(~label.is_in([0, 1]).fill_null(False), quoting(label, "label is not 0 or 1"))
     frame = rows.frame.with_columns(pl.col(c).str.to_integer(base=16, strict=False) for c in CATEGORIES)
-    # to_integer takes a sign; both signs sort before "0".
-    eight = rows.frame.select(((pl.col(c).str.len_bytes() == 8) & (pl.col(c) >= "0")).all() for c in CATEGORIES)
+    eight = rows.frame.select((pl.col(c).str.len_bytes() == 8).all() for c in CATEGORIES)
+    # to_integer takes a sign.
+    unsigned = not signs and all(frame.select((pl.col(c) >= 0).all() for c in CATEGORIES).row(0))
     same = frame.select(CATEGORIES).null_count().equals(rows.frame.select(CATEGORIES).null_count())
-    if same and all(eight.row(0)):
+    if same and all(eight.row(0)) and unsigned:
         return rows, frame
     for name in CATEGORIES:
         value = rows.frame[name]
