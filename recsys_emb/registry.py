@@ -70,9 +70,9 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """``name``, ``summary`` (first sentence of the docstring) and ``options`` (keys of its Config) of an entry."""
+        """``name``, ``summary`` and ``options`` (keys of its Config) of an entry."""
         cls = self.get(name)
-        summary = re.split(r"\.(?:\s|$)", " ".join((cls.__doc__ or "").split()), maxsplit=1)[0]
+        summary = getattr(cls, "summary", "")
         options = [k for k in cls.Config.model_fields if k not in ("name", "embedding_dim")]  # type: ignore[attr-defined]
         return {"name": name, "summary": summary, "options": options}
 

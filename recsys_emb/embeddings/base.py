@@ -134,6 +134,8 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str]
+    """What it does, in a few words for lists."""
     Config: ClassVar[type[BackendConfig]] = BackendConfig
     needs_id_list: ClassVar[bool] = True
     """False for methods that work on 63-bit hashes of values never listed."""

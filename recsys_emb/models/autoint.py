@@ -30,6 +30,8 @@ class AutoIntConfig(ModelConfig):
 class AutoInt(CTRModel):
     """AutoInt (Song et al. 2019, section 4): fields attend to each other, layer upon layer, then one linear layer."""
 
+    summary = "self-attention between fields"
+
     Config: ClassVar[type[ModelConfig]] = AutoIntConfig
 
     def __init__(self, config: AutoIntConfig, schema: DatasetSchema, embedding: FieldEmbedding) -> None:

@@ -19,6 +19,8 @@ class AutoIntPlusConfig(AutoIntConfig, DeepConfig):
 class AutoIntPlus(AutoInt):
     """AutoInt+ (Song et al. 2019, section 5.5): AutoInt and a deep network on the same vectors, added."""
 
+    summary = "AutoInt beside a deep network"
+
     Config = AutoIntPlusConfig
 
     def __init__(self, config: AutoIntPlusConfig, schema: DatasetSchema, embedding: FieldEmbedding) -> None:

@@ -63,6 +63,8 @@ class CTRModel(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str]
+    """What it is, in a few words for lists."""
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     first_order: ClassVar[bool] = False
     """The backend gives one more column, each id's first-order weight, so that it is part of the memory budget."""

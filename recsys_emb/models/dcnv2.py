@@ -27,6 +27,8 @@ class DCNv2Config(DeepConfig):
 class DCNv2(CTRModel):
     """DCN V2 (Wang et al. 2021, section 3): cross layers and a deep network, side by side or stacked (figure 1)."""
 
+    summary = "cross network beside, or under, a deep network"
+
     Config = DCNv2Config
 
     def __init__(self, config: DCNv2Config, schema: DatasetSchema, embedding: FieldEmbedding) -> None:

@@ -17,6 +17,8 @@ class DeepFM(CTRModel):
     Dense features enter the machine as value times a learned vector, the network as they are.
     """
 
+    summary = "factorisation machine beside a deep network"
+
     Config = DeepConfig
     first_order = True
 

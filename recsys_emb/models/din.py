@@ -31,6 +31,8 @@ class DIN(CTRModel):
     their targets' vectors side by side; every other sequence has an activation unit of its own.
     """
 
+    summary = "behaviour histories weighed by the target item"
+
     Config = DINConfig
     uses_sequences = True
 

@@ -26,6 +26,8 @@ class DLRM(CTRModel):
     Without dense features there is no dense arch, and the over arch sees the dot products alone.
     """
 
+    summary = "pairwise dot products into a deep network"
+
     Config = DLRMConfig
 
     def __init__(self, config: DLRMConfig, schema: DatasetSchema, embedding: FieldEmbedding) -> None:

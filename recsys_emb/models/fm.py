@@ -14,6 +14,8 @@ from recsys_emb.models.layers import DenseEmbedding, FirstOrder, FMInteraction
 class FM(CTRModel):
     """Factorisation machine (Rendle 2010, eq. 1): bias, first order, and dot products of all pairs of fields."""
 
+    summary = "factorisation machine"
+
     first_order = True
 
     def __init__(self, config: ModelConfig, schema: DatasetSchema, embedding: FieldEmbedding) -> None:

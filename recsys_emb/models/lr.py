@@ -17,6 +17,8 @@ class LR(CTRModel):
     The backend holds one column per id, whatever ``embedding_dim`` says.
     """
 
+    summary = "logistic regression"
+
     first_order = True
 
     def __init__(self, config: ModelConfig, schema: DatasetSchema, embedding: FieldEmbedding) -> None:

@@ -17,6 +17,8 @@ class WideDeep(CTRModel):
     The wide part has the features as they are; crosses chosen by hand can be prepared as fields of their own.
     """
 
+    summary = "linear model beside a deep network"
+
     Config = DeepConfig
     first_order = True
 

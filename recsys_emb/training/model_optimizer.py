@@ -83,8 +83,8 @@ class ModelOptimizer:
         """Restores ``state_dict()`` after ``steps`` steps."""
         parts: dict[str, dict[int, dict[str, Tensor]]] = {"table": {}, "dense": {}}
         for name, value in state.items():
-            kind, i, key = name.split(".", 2)
-            parts[kind].setdefault(int(i), {})[key] = value
+            kind, number, key = name.split(".", 2)
+            parts[kind].setdefault(int(number), {})[key] = value
         for i, table in enumerate(self.tables):
             table.load_state_dict(parts["table"].get(i, {}), steps)
         if self.dense:

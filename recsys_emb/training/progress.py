@@ -51,9 +51,9 @@ class TerminalReporter:
         self._bar.update(self._task, completed=progress.step, total=steps, loss=self._loss, rate=rate)
 
     def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:
-        mark = "[green]best[/]" if best else f"flat {progress.flat}, learning rate {progress.learning_rate:.0e}"
+        mark = "[green]best[/]" if best else f"lr {progress.learning_rate:.0e}"
         self.console.print(
             f"epoch {progress.epoch:>3}  step {progress.step:>6,}  valid AUC {figures['auc']:.5f}  "
-            f"logloss {figures['logloss']:.5f}  {progress.samples_per_second:>9,.0f} rows/s  {mark}",
+            f"logloss {figures['logloss']:.5f}  {progress.samples_per_second:>7,.0f}/s  {mark}",
             highlight=False,
         )

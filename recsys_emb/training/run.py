@@ -77,6 +77,7 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
     else:
         run = RunDir.create(out, config, dataset.schema)
     runtime.configure(config.seed, precision)
+    runtime.reset_peak_rss()
     model = build_model(config.model, dataset.schema, planned.build(device)).to(device)
     write_json(run.path / "embedding.json", planned.config.model_dump(mode="json"))
 

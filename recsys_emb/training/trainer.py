@@ -128,9 +128,10 @@ class Trainer:
         p = self.progress
         if not math.isfinite(value):
             self.optimizer.discard()
+            where = f"step {p.step + 1} (epoch {p.epoch + 1}, batch {p.batch + 1})"
             raise UserError(
-                f"training diverged: the loss is {value} at step {p.step + 1} (epoch {p.epoch + 1}, batch {p.batch + 1});"
-                " lower training.learning_rate or set training.max_grad_norm"
+                f"training diverged: the loss is {value} at {where}; "
+                "lower training.learning_rate or set training.max_grad_norm"
             )
         loss.backward()
         self.backend.after_backward(p.step)

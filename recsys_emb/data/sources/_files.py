@@ -14,7 +14,7 @@ import numpy as np
 
 from recsys_emb.errors import UserError
 
-CHUNK_BYTES = 1 << 26
+CHUNK_BYTES = 1 << 24
 _GLOB = set("*?[")
 
 

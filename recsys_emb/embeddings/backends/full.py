@@ -25,6 +25,8 @@ class FullBackend(EmbeddingBackend[BackendConfig]):
     All tables of the group lie in one physical table, so a batch costs one gather whatever the number of fields.
     """
 
+    summary = "one row of D floats for every id"
+
     def __init__(self, spec: GroupSpec, config: BackendConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
         self.table = own_table(spec.tables, spec.embedding_dim, device)

@@ -39,6 +39,8 @@ class HashBackend(ComposedBackend[HashConfig]):
     room for all its ids is full, without hashing. Without a budget: a tenth of the full tables.
     """
 
+    summary = "ids share hashed rows"
+
     Config = HashConfig
     needs_id_list = False
     sizes = "rows"

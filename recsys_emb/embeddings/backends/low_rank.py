@@ -27,6 +27,8 @@ class LowRankBackend(ComposedBackend[LowRankConfig]):
     the full tables. Without a budget: a quarter.
     """
 
+    summary = "the table as a product of two thin factors"
+
     Config = LowRankConfig
     default_ratio = 0.25
     sizes = "ranks"

@@ -61,6 +61,8 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
     a budget: a quarter.
     """
 
+    summary = "frequent ids get wide rows, rare ones narrow, projected to D"
+
     Config = MixedDimConfig
     default_ratio = 0.25
     sizes = "widths"

@@ -39,6 +39,8 @@ class MultiHashBackend(ComposedBackend[MultiHashConfig]):
     4 k N with importance weights. A table whose share of the budget holds all its ids is full.
     """
 
+    summary = "sum of several hashed rows, optionally weighted per id"
+
     Config = MultiHashConfig
     needs_id_list = False
     sizes = "rows"

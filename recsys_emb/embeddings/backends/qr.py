@@ -67,6 +67,8 @@ class QRBackend(ComposedBackend[QRConfig]):
     collisions as in the paper.
     """
 
+    summary = "quotient-remainder: one row per digit of the id, combined"
+
     Config = QRConfig
     needs_id_list = False
     default_ratio = 0.25

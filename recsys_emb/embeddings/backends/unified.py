@@ -40,6 +40,8 @@ class UnifiedBackend(ComposedBackend[UnifiedConfig]):
     which a model can tell apart. Without a budget: a tenth of the full tables.
     """
 
+    summary = "all tables share one, each with its own hash seeds"
+
     Config = UnifiedConfig
     needs_id_list = False
     sizes = "rows"
