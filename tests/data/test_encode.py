@@ -58,6 +58,17 @@ def test_ids_equal_a_dictionary_encoder(tmp_path: Path, min_count: int, block_ro
             assert rows_of(split.jagged[field]) == kept
 
 
+@pytest.mark.parametrize("values", [["b", None, "a", "Z"], [3, None, -1, 2]])
+def test_missing_goes_first_among_values_of_one_count(tmp_path: Path, values: list[Any]) -> None:
+    raw = RawFields(categorical=(CategoricalField(name="c", vocabulary="c"),))
+    split = [0] * 8 + [1] * 8 + [2] * 8
+    source = MemorySource(raw, pl.DataFrame({"c": values * 6}), [0, 1, 1, 0] * 6, split)
+    prepare(source, tmp_path / "out")
+    order = [None, *sorted(v for v in values if v is not None)]
+    train = open_dataset(tmp_path / "out").split("train")
+    assert train.ids[:4, 0].tolist() == [order.index(v) + 1 for v in values]
+
+
 def test_counts_are_training_occurrences(tmp_path: Path) -> None:
     columns = random_rows(300, seed=5)
     manifest = prepare(source_of(columns), tmp_path / "out", min_count=3)
