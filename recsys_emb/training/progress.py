@@ -33,19 +33,20 @@ class TerminalReporter:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,
         )
         self._task = self._bar.add_task(title, total=None, loss=float("nan"), rate=0.0)
         self._loss: float | None = None
         self._rate_alpha = 0.02
 
     def __enter__(self) -> TerminalReporter:
-        self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.stop()
 
     def step(self, progress: Progress, steps: int, loss: float) -> None:
+        self._bar.start()  # at the first step, so that a mistake found before prints nothing else
         self._loss = loss if self._loss is None else self._loss + self._rate_alpha * (loss - self._loss)
         rate = progress.samples_per_second
         self._bar.update(self._task, completed=progress.step, total=steps, loss=self._loss, rate=rate)
