@@ -48,10 +48,15 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """Tables of one width, served by one backend."""
+    """Tables of one width, served by one backend.
+
+    ``first_order``: the last of the ``embedding_dim`` columns is not part of a vector but each id's own weight, so
+    methods that narrow vectors leave it alone.
+    """
 
     tables: tuple[TableSpec, ...]
     embedding_dim: int
+    first_order: bool = False
 
     @property
     def num_embeddings(self) -> int:
@@ -214,6 +219,23 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         from recsys_emb.training.stages import Train
 
         return (Train(),)
+
+    def search(self, score: Callable[[], float], seed: int) -> EmbeddingBackend[Any]:
+        """Looks for the form that the next stage trains; called by a ``Search`` stage, in eval mode.
+
+        Args:
+            score: how well the backend's present form predicts, the AUC on validation rows; it may be called often.
+            seed: of every random choice: the same seed must find the same form.
+
+        Returns:
+            a backend of the same tables with this one's weights. Its sizes are in its ``config``; arrays too large for
+            that are buffers.
+        """
+        raise NotImplementedError(f"{self.name} lists a Search stage but does not search")
+
+    def inherit(self, source: EmbeddingBackend[Any]) -> None:
+        """Takes the weights of ``source``, the same tables in the form that an earlier stage trained."""
+        self.load_state_dict(source.state_dict())
 
     def param_groups(self) -> list[ParamGroup]:
         """Which rule trains which parameter."""

@@ -11,12 +11,14 @@ from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, TableSpec
 from recsys_emb.embeddings.collections import Feature, lookup_features
 
 
-def group_spec(schema: DatasetSchema, embedding_dim: int, init_std: float) -> GroupSpec:
+def group_spec(schema: DatasetSchema, embedding_dim: int, init_std: float, first_order: bool = False) -> GroupSpec:
     """One table for each vocabulary that a field uses, in the order of the fields."""
     names = dict.fromkeys(f.vocabulary for f in schema.embedded)
     hashed = schema.ids == "hash64"
     return GroupSpec(
-        tuple(TableSpec(n, schema.vocabularies[n], init_std=init_std, hashed=hashed) for n in names), embedding_dim
+        tuple(TableSpec(n, schema.vocabularies[n], init_std=init_std, hashed=hashed) for n in names),
+        embedding_dim,
+        first_order,
     )
 
 

@@ -3,6 +3,7 @@
 checkpoints/STAGE/
   step-00000144/          model.safetensors  optimizer.safetensors  state.json
   best.json               {"folder": "step-00000144"}
+  initial/                model.safetensors, where a later stage starts from these weights again
 """
 
 from __future__ import annotations
@@ -54,6 +55,22 @@ class Checkpoints:
         for old in self._folders():
             if old not in keep:
                 shutil.rmtree(old)
+
+    def save_initial(self, model: Mapping[str, Tensor]) -> None:
+        """Writes the weights that the stage starts with; those that are there already are kept."""
+        if self.initial.exists():
+            return
+        beside = self.path / "writing.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        save_file({k: v.contiguous() for k, v in model.items()}, beside / "model.safetensors")
+        _fsync(beside / "model.safetensors")
+        beside.rename(self.initial)
+        _fsync(self.path)
+
+    @property
+    def initial(self) -> Path:
+        return self.path / "initial"
 
     def _folders(self) -> list[Path]:
         return sorted(p for p in self.path.glob("step-*") if (p / "state.json").is_file())

@@ -9,20 +9,19 @@ from typing import Any
 import torch
 
 from recsys_emb.config import RunConfig
-from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec
 from recsys_emb.embeddings.budget import budget_bytes, plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.errors import UserError
-from recsys_emb.models.base import CTRModel, build_model, model_registry
+from recsys_emb.models.base import CTRModel, model_registry
 from recsys_emb.report import run_page
 from recsys_emb.training import metrics, runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
-from recsys_emb.training.run_dir import RunDir, read_json, write_json
-from recsys_emb.training.stages import Train
-from recsys_emb.training.trainer import Progress, Reporter, Trainer, predict
+from recsys_emb.training.run_dir import RunDir
+from recsys_emb.training.stage_runner import Outcome, StageRunner, recorded_stages, split_loader, stage_model
+from recsys_emb.training.trainer import Reporter, predict
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,16 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     """
     model = model_registry.get(config.model.name)
     model.check(config.model, dataset.schema)
-    spec = group_spec(dataset.schema, model.embedding_width(config.model), config.embedding.init_std)
+    spec = _spec(config, dataset.schema)
     stats = {} if dataset.schema.ids == "hash64" else {t.name: dataset.counts(t.name) for t in spec.tables}
     e = config.embedding
     backend, sized = plan_backend(e.backend, spec, budget_bytes(e.budget, spec.full_bytes), stats, e.options)
     return Plan(spec, backend, sized)
+
+
+def _spec(config: RunConfig, schema: DatasetSchema) -> GroupSpec:
+    model = model_registry.get(config.model.name)
+    return group_spec(schema, model.embedding_width(config.model), config.embedding.init_std, model.first_order)
 
 
 def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False) -> dict[str, Any]:
@@ -78,28 +82,17 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
         run = RunDir.create(out, config, dataset.schema)
     runtime.configure(config.seed, precision)
     runtime.reset_peak_rss()
-    model = build_model(config.model, dataset.schema, planned.build(device)).to(device)
-    write_json(run.path / "embedding.json", planned.config.model_dump(mode="json"))
-
-    stages: list[dict[str, Any]] = []
-    for stage in planned.backend.stages(planned.config):
-        if not isinstance(stage, Train):
-            raise NotImplementedError(f"stage {stage}")
-        trainer = Trainer(
-            model,
-            config.training,
-            _loader(dataset, "train", config, shuffle=True),
-            _loader(dataset, "valid", config),
-            Checkpoints(run.checkpoints(stage.name)),
-            precision,
-        )
-        if resume:
-            trainer.resume()
-        with run.log(stage.name, trainer.progress.step) as log:
-            progress = trainer.fit(log, reporter)
-        stages.append({"name": stage.name, "seconds": progress.total_seconds, "steps": progress.step})
-    figures = metrics.evaluate(predict(model, _loader(dataset, "test", config), precision))
-    report = _report(config, dataset, planned, trainer, progress, figures, stages)
+    stages = planned.backend.stages(planned.config)
+    runner = StageRunner(run, dataset, planned.spec, lambda: planned.build(device), stages, device, precision, reporter)
+    model, outcomes = runner.finish()
+    figures = metrics.evaluate(predict(model, split_loader(dataset, "test", config), precision))
+    report = {
+        **figures,
+        **_report(config, dataset, planned.spec, model, outcomes),
+        "peak_rss_bytes": runtime.peak_rss_bytes(),
+        "device": str(device),
+        "precision": precision,
+    }
     run.finish(report)
     run_page(run.path)
     return report
@@ -116,41 +109,32 @@ def default_out(config: RunConfig) -> Path:
 
 
 def _report(
-    config: RunConfig,
-    dataset: EncodedDataset,
-    planned: Plan,
-    trainer: Trainer,
-    progress: Progress,
-    figures: dict[str, float | None],
-    stages: list[dict[str, Any]],
+    config: RunConfig, dataset: EncodedDataset, spec: GroupSpec, model: CTRModel, outcomes: list[Outcome]
 ) -> dict[str, Any]:
-    backend = trainer.backend
-    serving, full = backend.serving_bytes(), planned.spec.full_bytes
+    backend = model.embedding.backend
+    serving, full = backend.serving_bytes(), spec.full_bytes
+    trainings = [o for o in outcomes if o.steps]
     return {
-        **figures,
-        **{f"valid_{k}": v for k, v in progress.best_metrics.items()},
+        **{f"valid_{k}": v for k, v in outcomes[-1].valid.items()},
         "bayes_auc": dataset.bayes.get("test", {}).get("auc"),
         "bayes_logloss": dataset.bayes.get("test", {}).get("logloss"),
         "serving_bytes": serving,
         "full_bytes": full,
         "ratio": serving / full,
         "budget": config.embedding.budget,
-        "training_bytes": trainer.training_bytes(),
-        "peak_rss_bytes": runtime.peak_rss_bytes(),
+        "training_bytes": max(o.training_bytes for o in outcomes),
         "vocabulary_bytes": dataset.manifest.get("vocabulary_bytes"),
-        "samples_per_second": progress.samples_per_second,
-        "train_seconds": progress.total_seconds,
-        "epochs": progress.epoch,
-        "steps": progress.step,
-        "best_step": progress.best_step,
+        "samples_per_second": sum(o.samples for o in trainings) / max(sum(o.step_seconds for o in trainings), 1e-9),
+        "train_seconds": sum(o.seconds for o in outcomes),
+        "epochs": sum(o.epochs for o in outcomes),
+        "steps": sum(o.steps for o in outcomes),
+        "best_step": trainings[-1].best_step if trainings else 0,
         "model": config.model.name,
         "backend": config.embedding.backend,
         "dataset": dataset.name,
         "seed": config.seed,
-        "device": str(trainer.device),
-        "precision": trainer.precision,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "stages": stages,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "stages": [o.row for o in outcomes],
         "tables": [_table_row(t) for t in backend.describe()],
     }
 
@@ -160,31 +144,25 @@ def _table_row(report: FieldReport) -> dict[str, Any]:
     return {"name": row.pop("table"), **row}
 
 
-def _loader(dataset: EncodedDataset, split: str, config: RunConfig, shuffle: bool = False) -> BatchLoader:
-    size = config.training.batch_size
-    return BatchLoader(dataset.split(split), dataset.schema, size, shuffle=shuffle, seed=config.seed)
-
-
 def restore(run: RunDir) -> tuple[CTRModel, str]:
     """The trained model of a finished or unfinished run with its best weights, and the precision it runs in.
+
+    Of several stages it is the latest that has weights.
 
     Raises:
         UserError: the run has no checkpoint yet.
     """
-    config = run.config
+    config, schema = run.config, run.schema
     device = runtime.pick_device(config.device)
     precision = runtime.pick_precision(config.training.precision, device)
-    dataset_schema = run.schema
-    cls = model_registry.get(config.model.name)
-    spec = group_spec(dataset_schema, cls.embedding_width(config.model), config.embedding.init_std)
-    backend = plan_backend(config.embedding.backend, spec)[0]
-    sized = backend.Config.model_validate(read_json(run.path / "embedding.json"))
-    model = build_model(config.model, dataset_schema, backend(spec, sized, device)).to(device)
-    best = Checkpoints(run.checkpoints("train")).best()
-    if best is None:
-        raise UserError(f"{run.path}: no checkpoint yet; continue the run with `recsys-emb train --resume`")
-    load_model(model, best)
-    return model, precision
+    spec = _spec(config, schema)
+    for stage in reversed(recorded_stages(run)):
+        best = Checkpoints(run.checkpoints(stage)).best()
+        if best is not None:
+            model = stage_model(run, schema, spec, stage, device)
+            load_model(model, best)
+            return model, precision
+    raise UserError(f"{run.path}: no checkpoint yet; continue the run with `recsys-emb train --resume`")
 
 
 def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict[str, Any]:
@@ -195,7 +173,7 @@ def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict
         raise UserError(f"{dataset.path}: its fields or vocabularies differ from those that {run.path} was trained on")
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
-    figures = metrics.evaluate(predict(model, _loader(dataset, split, config), precision))
+    figures = metrics.evaluate(predict(model, split_loader(dataset, split, config), precision))
     return {"run": str(run.path), "split": split, "rows": len(dataset.split(split)), **figures}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +31,7 @@ class Progress:
     epoch: int = 0  # finished epochs
     batch: int = 0  # finished batches of the current epoch
     step: int = 0  # finished batches in all
+    carried_steps: int = 0  # steps that the optimizer had behind it when the stage began
     learning_rate: float = 0.0
     best_auc: float | None = None
     best_step: int = 0
@@ -205,7 +207,17 @@ class Trainer:
         tensors = load_tensors(folder / "optimizer.safetensors")
         torch.set_rng_state(tensors.pop("random_state"))
         self.progress = Progress(**read_json(folder / "state.json"))
-        self.optimizer.load_state_dict(tensors, self.progress.step)
+        p = self.progress
+        self.optimizer.load_state_dict(tensors, p.carried_steps + p.step)
+        self.optimizer.set_learning_rate(p.learning_rate)
+
+    def carry_optimizer(self, folder: Path) -> None:
+        """Goes on with the optimizer of another stage's checkpoint, at this stage's learning rate."""
+        tensors = load_tensors(folder / "optimizer.safetensors")
+        tensors.pop("random_state")
+        before = Progress(**read_json(folder / "state.json"))
+        self.progress.carried_steps = before.carried_steps + before.step
+        self.optimizer.load_state_dict(tensors, self.progress.carried_steps)
         self.optimizer.set_learning_rate(self.progress.learning_rate)
 
     def training_bytes(self) -> int:
@@ -215,13 +227,13 @@ class Trainer:
 
 
 @torch.inference_mode()
-def predict(model: CTRModel, loader: BatchLoader, precision: str) -> metrics.Predictions:
-    """Predictions of a split in its stored order."""
+def predict(model: CTRModel, batches: Iterable[Batch], precision: str) -> metrics.Predictions:
+    """Predictions of a split in its stored order, or of any batches."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     out = metrics.Predictions()
-    for batch in loader:
+    for batch in batches:
         with autocast(precision, device):
             logits = model(batch.to(device))
         out.append(logits, batch.labels, batch.weights, batch.groups)

@@ -1,0 +1,249 @@
+"""Carries out a run's stages one after another; it knows their kinds, and no method.
+
+Each stage has its checkpoints (checkpoint.py) in checkpoints/STAGE/; one without steps leaves a single one. When it is
+complete, ``stage.json`` beside them says what it gave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+
+from recsys_emb.config import RunConfig
+from recsys_emb.data.batches import Batch, BatchLoader
+from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.data.store import EncodedDataset
+from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, backend_registry
+from recsys_emb.models.base import CTRModel, build_model
+from recsys_emb.training import metrics
+from recsys_emb.training.checkpoint import Checkpoints, load_model
+from recsys_emb.training.run_dir import MetricsLog, RunDir, read_json, write_json
+from recsys_emb.training.stages import Compact, Search, Stage, Train
+from recsys_emb.training.trainer import Reporter, Trainer, predict
+
+
+@dataclass
+class Outcome:
+    """What a stage gave; the fields after ``valid`` are of trainings."""
+
+    name: str
+    seconds: float
+    valid: dict[str, float | None]
+    steps: int = 0
+    epochs: int = 0
+    best_step: int = 0
+    samples: int = 0
+    step_seconds: float = 0.0
+    training_bytes: int = 0
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What a report says of a stage."""
+        return {"name": self.name, "seconds": self.seconds, "steps": self.steps, "valid_auc": self.valid["auc"]}
+
+
+@dataclass
+class StageRunner:
+    """Takes a run from where its folder stands to the end of its last stage.
+
+    A complete stage is not done again. A training continues from its last checkpoint; a search or a compaction starts
+    over. Every stage but the first seeds torch anew, so that a resumed run gives what an uninterrupted one gives.
+
+    Args:
+        run: the folder.
+        dataset: the run's.
+        spec: the tables.
+        first: builds the backend that the run begins with.
+        stages: of at least one, under different names.
+        device, precision: where and how to compute.
+        reporter: is told of steps and evaluations.
+    """
+
+    run: RunDir
+    dataset: EncodedDataset
+    spec: GroupSpec
+    first: Callable[[], EmbeddingBackend[Any]]
+    stages: Sequence[Stage]
+    device: torch.device
+    precision: str
+    reporter: Reporter
+    config: RunConfig = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = [s.name for s in self.stages]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"stages need names that differ, got {names}")
+        self.config = self.run.config
+
+    def finish(self) -> tuple[CTRModel, list[Outcome]]:
+        """Carries out what is left; the trained model and what each stage gave."""
+        outcomes = []
+        model: CTRModel | None = None
+        for number, stage in enumerate(self.stages):
+            file = self.run.checkpoints(stage.name) / "stage.json"
+            if file.is_file():
+                outcomes.append(Outcome(**read_json(file)))
+                continue
+            model = self._begin(number, model)
+            outcomes.append(self._carry_out(number, model))
+            write_json(file, asdict(outcomes[-1]))
+        return model or self._result(len(self.stages) - 1), outcomes
+
+    # -- what a stage starts from -------------------------------------------------------------------------------------
+
+    def _begin(self, number: int, model: CTRModel | None) -> CTRModel:
+        """The model that a stage starts with; ``model`` is the result of the one before, where it is in memory."""
+        if number == 0:
+            return self._new()
+        carry = self.stages[number].carry
+        if carry.best:
+            model = model or self._result(number - 1)
+        else:
+            # Only the form of the embedding goes on; its weights and the model's are older, or new.
+            form = (model or self._result(number - 1)).embedding.backend
+            torch.manual_seed(self._seed(number))
+            model = self._from(self._last_training(number)) if carry.weights else self._new()
+            form.inherit(model.embedding.backend)
+            model.embedding.backend = form
+        torch.manual_seed(self._seed(number))
+        return model
+
+    def _new(self) -> CTRModel:
+        return build_model(self.config.model, self.dataset.schema, self.first()).to(self.device)
+
+    def _from(self, training: str) -> CTRModel:
+        """The model as a training started."""
+        model = stage_model(self.run, self.dataset.schema, self.spec, training, self.device)
+        load_model(model, Checkpoints(self.run.checkpoints(training)).initial)
+        return model
+
+    def _result(self, number: int) -> CTRModel:
+        """The model as a complete stage left it."""
+        name = self.stages[number].name
+        model = stage_model(self.run, self.dataset.schema, self.spec, name, self.device)
+        best = Checkpoints(self.run.checkpoints(name)).best()
+        assert best is not None  # a complete stage has one
+        load_model(model, best)
+        return model
+
+    def _last_training(self, before: int) -> str:
+        trainings = [s.name for s in self.stages[:before] if isinstance(s, Train)]
+        if not trainings:
+            raise ValueError(f"stage {self.stages[before].name!r} carries what no training before it left")
+        return trainings[-1]
+
+    def _seed(self, number: int) -> int:
+        return self.config.seed + (number << 32)
+
+    # -- the kinds of stages ------------------------------------------------------------------------------------------
+
+    def _carry_out(self, number: int, model: CTRModel) -> Outcome:
+        stage = self.stages[number]
+        if isinstance(stage, Train):
+            return self._train(number, stage, model)
+        started = time.perf_counter()
+        model.eval()
+        old = model.embedding.backend
+        if isinstance(stage, Search):
+            with self.run.log(stage.name, 0) as log:
+                new = old.search(self._score(model, stage, log), self._seed(number))
+        else:
+            assert isinstance(stage, Compact)
+            new = old.compact()
+        model.embedding.backend = new.to(self.device)
+        record_backend(self.run, stage.name, new)
+        valid = metrics.evaluate(predict(model, self._loader("valid"), self.precision))
+        Checkpoints(self.run.checkpoints(stage.name)).save(0, model.state_dict(), {}, {"valid": valid}, best=True)
+        return Outcome(stage.name, time.perf_counter() - started, valid)
+
+    def _train(self, number: int, stage: Train, model: CTRModel) -> Outcome:
+        record_backend(self.run, stage.name, model.embedding.backend)
+        checkpoints = Checkpoints(self.run.checkpoints(stage.name))
+        if self._begins_again(number):
+            checkpoints.save_initial(model.state_dict())
+        loaders = self._loader("train", shuffle=True), self._loader("valid")
+        trainer = Trainer(model, self.config.training, *loaders, checkpoints, self.precision)
+        if number and stage.carry.optimizer:
+            best = Checkpoints(self.run.checkpoints(self._last_training(number))).best()
+            assert best is not None
+            trainer.carry_optimizer(best)
+        trainer.resume()
+        with self.run.log(stage.name, trainer.progress.step) as log:
+            p = trainer.fit(log, self.reporter)
+        return Outcome(
+            name=stage.name,
+            seconds=p.total_seconds,
+            valid=p.best_metrics,
+            steps=p.step,
+            epochs=p.epoch,
+            best_step=p.best_step,
+            samples=p.samples,
+            step_seconds=p.step_seconds,
+            training_bytes=trainer.training_bytes(),
+        )
+
+    def _begins_again(self, number: int) -> bool:
+        """Whether a later stage starts from this training's initial weights."""
+        later = enumerate(self.stages[number + 1 :], number + 1)
+        name = self.stages[number].name
+        return any(s.carry.start == "initial" and self._last_training(i) == name for i, s in later)
+
+    def _score(self, model: CTRModel, stage: Search, log: MetricsLog) -> Callable[[], float]:
+        """What a search maximises: AUC on validation rows, the same ones on every call."""
+        loader = self._loader("valid")
+        rows = len(loader.split)
+        batches: Iterable[Batch] = loader
+        if stage.rows is not None and stage.rows < rows:
+            # Every so many batches, kept in memory.
+            wanted = -(-stage.rows // loader.batch_size)
+            batches = list(islice(loader, 0, None, max(1, len(loader) // wanted)))[:wanted]
+        calls = 0
+
+        def score() -> float:
+            nonlocal calls
+            calls += 1
+            auc = metrics.evaluate(predict(model, batches, self.precision))["auc"]
+            assert auc is not None
+            log.write("search", calls, 0, auc=auc)
+            return auc
+
+        return score
+
+    def _loader(self, split: str, shuffle: bool = False) -> BatchLoader:
+        return split_loader(self.dataset, split, self.config, shuffle)
+
+
+def split_loader(dataset: EncodedDataset, split: str, config: RunConfig, shuffle: bool = False) -> BatchLoader:
+    """The batches of a split as a run's config says."""
+    size = config.training.batch_size
+    return BatchLoader(dataset.split(split), dataset.schema, size, shuffle=shuffle, seed=config.seed)
+
+
+# -- which backend a stage has ----------------------------------------------------------------------------------------
+
+
+def record_backend(run: RunDir, stage: str, backend: EmbeddingBackend[Any]) -> None:
+    """Notes in ``embedding.json`` what the stage's checkpoints hold."""
+    file = run.path / "embedding.json"
+    known = read_json(file) if file.is_file() else {}
+    known[stage] = {"backend": backend.name, "config": backend.config.model_dump(mode="json")}
+    write_json(file, known)
+
+
+def recorded_stages(run: RunDir) -> list[str]:
+    """The stages that the run has come to, in their order."""
+    file = run.path / "embedding.json"
+    return list(read_json(file)) if file.is_file() else []
+
+
+def stage_model(run: RunDir, schema: DatasetSchema, spec: GroupSpec, stage: str, device: torch.device) -> CTRModel:
+    """A model of the shapes that the stage's checkpoints hold; its weights are to be loaded."""
+    entry = read_json(run.path / "embedding.json")[stage]
+    backend = backend_registry.get(entry["backend"])
+    sized = backend.Config.model_validate(entry["config"])
+    return build_model(run.config.model, schema, backend(spec, sized, device)).to(device)
