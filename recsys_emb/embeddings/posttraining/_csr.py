@@ -1,0 +1,161 @@
+"""Compressed sparse rows with narrow indices, and the exact global threshold that fills a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recsys_emb.embeddings.base import EmbeddingBackend, out_of_reach
+from recsys_emb.embeddings.posttraining.base import all_rows, device_of, narrowest
+
+BLOCK = 32
+"""Rows that share one full row pointer; inside, the row lengths are added up."""
+
+
+class CSR(nn.Module):
+    """K non-zero values of N rows, D columns.
+
+    values [K] float32 and columns [K], row after row; lengths [N], values of each row; starts [ceil(N / 32)], the
+    position of every 32nd row's first value. Columns and lengths are uint8 up to D = 255 (else int16), starts int32 up
+    to 2^31 values: 5 K + 1.125 N bytes, where full row pointers would take 5 K + 4 N.
+    """
+
+    values: Tensor
+    columns: Tensor
+    lengths: Tensor
+    starts: Tensor
+
+    def __init__(
+        self, sizes: Sequence[int], dim: int, kept: Sequence[int], device: torch.device | str | None = None
+    ) -> None:
+        super().__init__()
+        self.dim, self.sizes, self.kept = dim, list(sizes), list(kept)
+        rows, values = sum(sizes), sum(kept)
+        shapes = {"values": values, "columns": values, "lengths": rows, "starts": -(-rows // BLOCK)}
+        for name, dtype in csr_types(dim, values).items():
+            self.register_buffer(name, torch.empty(shapes[name], dtype=dtype, device=device))
+
+    def forward(self, rows: Tensor, tables: Tensor) -> Tensor:
+        """rows int64 [n] -> float [n, D]."""
+        block, inside = rows // BLOCK, rows % BLOCK
+        before = torch.arange(BLOCK - 1, device=rows.device)
+        neighbours = (block[:, None] * BLOCK + before).clamp_(max=len(self.lengths) - 1)
+        lengths = self.lengths[neighbours].long()
+        start = self.starts[block].long() + (lengths * (before < inside[:, None])).sum(1)
+        length = self.lengths[rows].long()
+        total = int(length.sum())
+        row = torch.arange(len(rows), device=rows.device).repeat_interleave(length, output_size=total)
+        first = length.cumsum(0) - length
+        entry = (start - first)[row] + torch.arange(total, device=rows.device)
+        out = self.values.new_zeros(len(rows) * self.dim)
+        out[row * self.dim + self.columns[entry]] = self.values[entry]
+        return out.view(len(rows), self.dim)
+
+    def per_table(self) -> list[tuple[int, int, int]]:
+        """Rows, columns and bytes of each table, without ``starts``."""
+        value = self.values.dtype.itemsize + self.columns.dtype.itemsize
+        lengths = self.lengths.dtype.itemsize
+        return [(n, self.dim, k * value + n * lengths) for n, k in zip(self.sizes, self.kept)]
+
+
+def csr_types(dim: int, values: int) -> dict[str, torch.dtype]:
+    return {
+        "values": torch.float32,
+        "columns": narrowest(dim - 1),
+        "lengths": narrowest(dim),
+        "starts": torch.int32 if values <= torch.iinfo(torch.int32).max else torch.int64,
+    }
+
+
+def fit_csr(
+    trained: EmbeddingBackend[Any], budget: int | None, wanted: int | None, method: str
+) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+    """The largest values of all tables in CSR form.
+
+    Args:
+        trained: whose rows.
+        budget: bytes to stay within; None for no limit.
+        wanted: how many values to keep at most; None for as many as fit.
+        method: its name, for the error.
+
+    Returns:
+        values kept of each table, and the arrays of ``CSR``.
+    """
+    spec = trained.spec
+    dim, rows = spec.embedding_dim, spec.num_embeddings
+    types = csr_types(dim, rows * dim)
+    per_value = types["values"].itemsize + types["columns"].itemsize
+    fixed = rows * types["lengths"].itemsize + -(-rows // BLOCK) * types["starts"].itemsize
+    room = rows * dim if budget is None else (budget - fixed) // per_value
+    if room < 0:
+        assert budget is not None
+        raise out_of_reach(method, budget, fixed)
+    above, ties, count = threshold(trained, min(room, rows * dim if wanted is None else wanted))
+
+    device = device_of(trained)
+    values = torch.empty(count, device=device)
+    columns = torch.empty(count, dtype=types["columns"], device=device)
+    lengths = torch.empty(rows, dtype=types["lengths"], device=device)
+    kept = [0] * len(spec.tables)
+    at = row = 0
+    for table, _, chunk in all_rows(trained):
+        bits = _magnitude(chunk)
+        keep = bits > above
+        if ties:  # of values equal to the threshold only so many fit
+            equal = (bits == above).flatten().nonzero()[:ties, 0]
+            keep.view(-1)[equal] = True
+            ties -= len(equal)
+        where = keep.nonzero()
+        end = at + len(where)
+        values[at:end] = chunk[keep]
+        columns[at:end] = where[:, 1].to(columns.dtype)
+        lengths[row : row + len(chunk)] = keep.sum(1).to(lengths.dtype)
+        kept[table] += len(where)
+        at, row = end, row + len(chunk)
+    ends = lengths.cumsum(0, dtype=torch.int64)
+    starts = torch.cat([ends.new_zeros(1), ends[BLOCK - 1 :: BLOCK]])[: -(-rows // BLOCK)]
+    starts = starts.to(csr_types(dim, count)["starts"])
+    return tuple(kept), {"values": values, "columns": columns, "lengths": lengths, "starts": starts}
+
+
+def threshold(trained: EmbeddingBackend[Any], count: int) -> tuple[int, int, int]:
+    """The magnitude above which values are among the ``count`` largest: exact, in two passes over the rows.
+
+    A float's bits without the sign rise with its magnitude, so the upper 16 bits are counted first, then the lower 16
+    of those values whose upper ones are at the limit.
+
+    Returns:
+        the bits of the threshold, how many of the values equal to it are kept, how many are kept in all; zeros never.
+    """
+    if count == 0:
+        return torch.iinfo(torch.int32).max, 0, 0
+    high = torch.zeros(1 << 15, dtype=torch.int64)
+    zeros = 0
+    for _, _, chunk in all_rows(trained):
+        bits = _magnitude(chunk).flatten()
+        zeros += int((bits == 0).sum())
+        high += torch.bincount(bits >> 16, minlength=1 << 15).cpu()
+    count = min(count, int(high.sum()) - zeros)
+    if count == 0:
+        return torch.iinfo(torch.int32).max, 0, 0
+    prefix, before = _reach(high, count)
+    low = torch.zeros(1 << 16, dtype=torch.int64)
+    for _, _, chunk in all_rows(trained):
+        bits = _magnitude(chunk).flatten()
+        low += torch.bincount(bits[bits >> 16 == prefix] & 0xFFFF, minlength=1 << 16).cpu()
+    suffix, more = _reach(low, count - before)
+    return prefix << 16 | suffix, count - before - more, count
+
+
+def _reach(histogram: Tensor, count: int) -> tuple[int, int]:
+    """The largest bin so that it and those above hold ``count`` or more, and how many those above hold."""
+    from_top = histogram.flip(0).cumsum(0)
+    at = int(torch.searchsorted(from_top, count))
+    return len(histogram) - 1 - at, int(from_top[at] - histogram.flip(0)[at])
+
+
+def _magnitude(rows: Tensor) -> Tensor:
+    return rows.abs().contiguous().view(torch.int32)

@@ -1,0 +1,110 @@
+"""The contract of a post-training method: trained rows in, a serving backend out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from recsys_emb.embeddings.base import C, EmbeddingBackend, GroupSpec, Stats, out_of_reach
+from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes
+from recsys_emb.errors import UserError
+from recsys_emb.registry import Registry
+
+
+class PostTraining(EmbeddingBackend[C]):
+    """A serving form made from the rows of a trained backend.
+
+    An instance has only arrays, no gradients: ``state_dict()`` is what is stored. Like every backend it is built from
+    ``(spec, config)``, where ``config`` has all sizes fixed, and its arrays are loaded into it.
+    """
+
+    @classmethod
+    @abstractmethod
+    def fit(
+        cls, trained: EmbeddingBackend[Any], config: C, budget: int | None = None, stats: Stats | None = None
+    ) -> Self:
+        """The serving form of ``trained``.
+
+        Args:
+            trained: any backend whose ids are listed; its rows are read in chunks.
+            config: the user's options.
+            budget: bytes that the serving form may take at most; None leaves the method's own default.
+            stats: id counts of the training split, where known.
+
+        Raises:
+            UserError: the budget is out of reach, or the method needs counts that are not known.
+        """
+
+    @classmethod
+    def filled(cls, spec: GroupSpec, config: C, arrays: Mapping[str, Tensor]) -> Self:
+        """An instance with these arrays, which are not copied."""
+        made = cls(spec, config, "meta")
+        made.load_state_dict(dict(arrays), assign=True)
+        return made
+
+    @classmethod
+    def check_budget(cls, spec: GroupSpec, config: C, budget: int | None) -> None:
+        """For methods of one size: raises UserError when it is above the budget."""
+        needed = cls(spec, config, "meta").serving_bytes()
+        if budget is not None and needed > budget:
+            raise out_of_reach(cls.name, budget, needed)
+
+
+posttraining_registry: Registry[type[PostTraining[Any]]] = Registry(
+    "post-training method", "recsys_emb.embeddings.posttraining", "recsys_emb.posttraining"
+)
+register = posttraining_registry.register
+
+
+def compress(
+    trained: EmbeddingBackend[Any],
+    method: str,
+    budget: Budget = None,
+    stats: Stats | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> PostTraining[Any]:
+    """The serving form that a post-training method makes of a trained backend.
+
+    Args:
+        trained: any backend.
+        method: one of ``list_posttraining()``.
+        budget: a ratio to the fp32 full tables, bytes, or a size such as ``"20MB"``.
+        stats: per table, int64 [num_embeddings] counts of the ids in training.
+        options: the method's own options.
+
+    Raises:
+        UserError: unknown method or option, ids without a list, or a budget out of reach.
+    """
+    cls = posttraining_registry.get(method)
+    if trained.spec.hashed:
+        first = next(t.name for t in trained.spec.tables if t.hashed)
+        raise UserError(f"{method} walks all rows, but {first!r} holds 63-bit hashes, which have no list")
+    config = backend_config(cls, options or {})
+    made = cls.fit(trained, config, budget_bytes(budget, trained.spec.full_bytes), stats)
+    return made.eval()
+
+
+def device_of(backend: EmbeddingBackend[Any]) -> torch.device:
+    return next(chain(backend.parameters(), backend.buffers())).device
+
+
+def all_rows(backend: EmbeddingBackend[Any]) -> Iterator[tuple[int, int, Tensor]]:
+    """All rows of all tables in chunks: the table, the first id of the chunk, float32 [<= chunk, D]."""
+    for table in range(len(backend.spec.tables)):
+        start = 0
+        for rows in backend.rows(table):
+            yield table, start, rows.float()
+            start += len(rows)
+
+
+def narrowest(largest: int) -> torch.dtype:
+    """The smallest integer type that holds 0..largest."""
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        if largest <= torch.iinfo(dtype).max:
+            return dtype
+    return torch.int64

@@ -1,0 +1,157 @@
+"""Rows that training never, or seldom, looked up become the out-of-vocabulary row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats, out_of_reach
+from recsys_emb.embeddings.composed import OwnRows, per_id, starts_of
+from recsys_emb.embeddings.posttraining.base import PostTraining, device_of, narrowest, register
+from recsys_emb.errors import UserError
+
+OOV = 0
+
+
+class DropUnseenConfig(BackendConfig):
+    """Options of ``drop_unseen``."""
+
+    min_count: int | None = Field(
+        None,
+        ge=1,
+        description="ids that occur less often in training share the out-of-vocabulary row; higher: fewer bytes, "
+        "coarser rare ids; absent: the least that fits the budget, 1 without a budget",
+    )
+    rows: tuple[int, ...] | None = Field(None, description="rows kept of each table; found from the counts")
+    listed: bool = Field(False, description="whether kept ids are listed; if not, each table keeps its first ids")
+
+
+@register("drop_unseen")
+class DropUnseen(PostTraining[DropUnseenConfig]):
+    """K kept rows of D floats, 4 K D bytes, and where it takes less than keeping up to the last such id, their ids.
+
+    An encoder numbers ids by falling count, so the kept ids are usually a table's first and need no list. Row 0
+    becomes the mean of itself and the rows given up, weighted by their counts; with ``min_count`` 1 these have none
+    and it stays as it is.
+    """
+
+    summary = "rows that training did not look up share the out-of-vocabulary row"
+    Config = DropUnseenConfig
+    values: Tensor
+
+    def __init__(self, spec: GroupSpec, config: DropUnseenConfig, device: torch.device | str | None = None) -> None:
+        super().__init__(spec, config, device)
+        assert config.rows is not None
+        self.sizes = torch.tensor(config.rows)
+        self.starts = starts_of(config.rows)
+        self.all_rows = OwnRows([t.num_embeddings for t in spec.tables])
+        total = sum(config.rows)
+        self.register_buffer("values", torch.empty(total, spec.embedding_dim, device=device))
+        if config.listed:
+            self.register_buffer("ids", torch.empty(total, dtype=_id_type(spec), device=device))
+
+    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+        starts = per_id(self.starts, counts, ids)
+        if self.config.listed:
+            listed = self.get_buffer("ids")
+            wanted = self.all_rows(ids, counts).to(listed.dtype)
+            at = torch.searchsorted(listed, wanted).clamp_(max=len(listed) - 1)
+            rows = torch.where(listed.index_select(0, at) == wanted, at, starts)
+        else:
+            rows = starts + torch.where(ids < per_id(self.sizes, counts, ids), ids, OOV)
+        return F.embedding(rows, self.values)
+
+    @classmethod
+    def fit(
+        cls,
+        trained: EmbeddingBackend[Any],
+        config: DropUnseenConfig,
+        budget: int | None = None,
+        stats: Stats | None = None,
+    ) -> Self:
+        spec = trained.spec
+        unknown = [t.name for t in spec.tables if stats is None or t.name not in stats]
+        if stats is None or unknown:
+            raise UserError(f"drop_unseen needs the training counts of every id, and {unknown[0]!r} has none")
+        counts = [np.asarray(stats[t.name]) for t in spec.tables]
+        least = config.min_count or _least_count(spec, counts, budget)
+        kept = [kept_ids(c, least) for c in counts]
+        listed, needed = _choose(spec, kept)
+        if budget is not None and needed > budget:
+            raise out_of_reach(cls.name, budget, needed)
+        if not listed:
+            kept = [np.arange(k[-1] + 1) for k in kept]
+        sized = config.model_copy(update={"min_count": least, "rows": tuple(len(k) for k in kept), "listed": listed})
+        made = cls(spec, sized, device_of(trained))
+        if listed:
+            offsets = made.all_rows.starts.tolist()
+            made.get_buffer("ids").copy_(torch.from_numpy(np.concatenate([k + o for k, o in zip(kept, offsets)])))
+        for table, (ids, place) in enumerate(zip(kept, made.values.split([len(k) for k in kept]))):
+            place.copy_(_rows(trained, table, ids, counts[table]))
+        return made
+
+    def describe(self) -> list[FieldReport]:
+        dim, item = self.spec.embedding_dim, _id_type(self.spec).itemsize if self.config.listed else 0
+        assert self.config.rows is not None
+        return [
+            FieldReport(t.name, t.num_embeddings, k, dim, k * (4 * dim + item), "own and out-of-vocabulary")
+            for t, k in zip(self.spec.tables, self.config.rows)
+        ]
+
+
+def kept_ids(counts: np.ndarray, least: int) -> np.ndarray:
+    """int64, rising: id 0 and those that occur ``least`` times or more."""
+    return np.union1d([OOV], np.flatnonzero(counts >= least))
+
+
+def _id_type(spec: GroupSpec) -> torch.dtype:
+    return max(narrowest(spec.num_embeddings), torch.int32, key=lambda d: d.itemsize)
+
+
+def _choose(spec: GroupSpec, kept: Sequence[np.ndarray]) -> tuple[bool, int]:
+    """Whether listing the kept ids takes fewer bytes than keeping all up to the last, and the bytes."""
+    row = 4 * spec.embedding_dim
+    first = sum(int(k[-1]) + 1 for k in kept) * row
+    listed = sum(len(k) for k in kept) * (row + _id_type(spec).itemsize)
+    return listed < first, min(first, listed)
+
+
+def _least_count(spec: GroupSpec, counts: Sequence[np.ndarray], budget: int | None) -> int:
+    """The least ``min_count`` whose rows fit the budget."""
+
+    def bytes_at(least: int) -> int:
+        return _choose(spec, [kept_ids(c, least) for c in counts])[1]
+
+    if budget is None or bytes_at(1) <= budget:
+        return 1
+    low, high = 1, int(max(c.max() for c in counts)) + 1
+    if bytes_at(high) > budget:
+        raise out_of_reach(DropUnseen.name, budget, bytes_at(high))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if bytes_at(middle) <= budget else (middle, high)
+    return high
+
+
+def _rows(trained: EmbeddingBackend[Any], table: int, kept: np.ndarray, counts: np.ndarray) -> Tensor:
+    """float32 [len(kept), D]: the kept rows, row 0 merged with those given up."""
+    ids = torch.from_numpy(kept)
+    weights = torch.from_numpy(counts).double()
+    weights[ids[1:]] = 0
+    merged, parts, start = torch.zeros(trained.spec.embedding_dim, dtype=torch.float64), [], 0
+    for chunk in trained.rows(table):
+        rows = chunk.float().cpu()
+        inside = ids[(ids >= start) & (ids < start + len(rows))] - start
+        parts.append(rows.index_select(0, inside))
+        merged += weights[start : start + len(rows)] @ rows.double()
+        start += len(rows)
+    out = torch.cat(parts)
+    if weights.sum() > 0 and int((weights > 0).sum()) > int(weights[OOV] > 0):
+        out[OOV] = (merged / weights.sum()).float()
+    return out

@@ -1,0 +1,233 @@
+"""What is special to each post-training method, against independent computations."""
+
+from __future__ import annotations
+
+import fbgemm_gpu  # noqa: F401  loads its operators
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from recsys_emb.embeddings.base import GroupSpec, TableSpec
+from recsys_emb.embeddings.posttraining import compress
+from recsys_emb.embeddings.posttraining._affine import quantise
+from recsys_emb.embeddings.posttraining._csr import threshold
+from recsys_emb.embeddings.posttraining.int4 import Int4Rows
+from recsys_emb.errors import UserError
+from tests.embeddings.posttraining.test_every_method import DIM, SIZES, SPEC, STATS, rows_of, trained
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.999])
+def test_pruned_rows_are_the_dense_table_under_a_mask(sparsity: float) -> None:
+    dense = torch.cat(rows_of(trained()))
+    kept = dense.numel() - round(sparsity * dense.numel())
+    limit = dense.abs().flatten().sort(descending=True).values[kept - 1]
+    expected = torch.where(dense.abs() >= limit, dense, 0)
+    made = compress(trained(), "prune", options={"sparsity": sparsity})
+    assert torch.equal(torch.cat(rows_of(made)), expected)
+    stored = made.state_dict()
+    assert len(stored["stored.values"]) == kept
+    assert stored["stored.columns"].dtype == stored["stored.lengths"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize(("dim", "columns", "lengths"), [(255, 1, 1), (256, 1, 2), (257, 2, 2)])
+def test_indices_of_a_pruned_table_are_as_narrow_as_the_width_allows(dim: int, columns: int, lengths: int) -> None:
+    backend = trained(GroupSpec((TableSpec("a", 40),), dim))
+    made = compress(backend, "prune", options={"sparsity": 0})
+    types = {item.name: item.dtype for item in made.storage()}
+    assert types["stored.columns"].itemsize == columns
+    assert types["stored.lengths"].itemsize == lengths
+    assert torch.equal(rows_of(made)[0], rows_of(backend)[0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 1000, 46000, SPEC.num_embeddings * DIM])
+def test_the_pruning_threshold_is_exact(count: int) -> None:
+    bits, ties, kept = threshold(trained(), count)
+    magnitudes = np.sort(np.abs(torch.cat(rows_of(trained())).numpy().ravel()))[::-1]
+    assert kept == count
+    assert np.int32(bits).view(np.float32) == magnitudes[count - 1]
+    assert ties == 1
+
+
+def test_pruning_among_equal_values_keeps_as_many_as_fit() -> None:
+    backend = trained()
+    with torch.no_grad():
+        backend.table.weight.fill_(0.5)
+        backend.table.weight[:10] = 0
+    budget = SPEC.full_bytes // 4
+    made = compress(backend, "prune", budget)
+    assert budget - 5 < made.serving_bytes() <= budget
+    assert set(torch.cat(rows_of(made)).unique().tolist()) == {0.0, 0.5}
+    everything = compress(backend, "prune", options={"sparsity": 0})
+    assert len(everything.state_dict()["stored.values"]) == (SPEC.num_embeddings - 10) * DIM
+
+
+def test_pruning_rows_and_columns_zeroes_the_weakest() -> None:
+    budget = SPEC.full_bytes // 10
+    before, after = (
+        rows_of(trained()),
+        rows_of(compress(trained(), "prune", budget, options={"structure": "rows_columns"})),
+    )
+    weakest_kept, strongest_dropped = [], []
+    for old, new in zip(before, after):
+        rows, columns = (new != 0).any(1), (new != 0).any(0)
+        assert torch.equal(new, old * rows[:, None] * columns)
+        for strength, kept in ((old.square().mean(1).sqrt(), rows), (old.square().mean(0).sqrt(), columns)):
+            if rows.any():
+                weakest_kept += strength[kept].tolist()
+                strongest_dropped += strength[~kept].tolist()
+    assert max(strongest_dropped) <= min(weakest_kept)
+
+
+@pytest.mark.parametrize("weighting", ["none", "counts"])
+def test_svd_is_numpys(weighting: str) -> None:
+    ranks = (3, DIM, 5, 1, DIM)
+    made = compress(trained(), "svd", stats=STATS, options={"ranks": ranks, "weighting": weighting})
+    for old, new, rank, table in zip(rows_of(trained()), rows_of(made), ranks, SPEC.tables):
+        if rank == DIM:
+            assert torch.equal(old, new)
+            continue
+        weights = np.sqrt(STATS[table.name].clip(min=1)) if weighting == "counts" else np.ones(len(old))
+        u, s, vt = np.linalg.svd(old.double().numpy() * weights[:, None], full_matrices=False)
+        best = (u[:, :rank] * s[:rank]) @ vt[:rank] / weights[:, None]
+        assert_allclose(new.numpy(), best, atol=1e-6)
+
+
+def test_svd_spends_a_budget_where_it_saves_the_most() -> None:
+    """A table of rank 1 beside one without structure: the first needs no second rank."""
+    spec = GroupSpec((TableSpec("flat", 500), TableSpec("rich", 500)), 8)
+    backend = trained(spec)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        backend.table.weight[:500] = torch.randn(500, 1, generator=generator) * torch.randn(8, generator=generator)
+        backend.table.weight[500:] = torch.randn(500, 8, generator=generator)
+    made = compress(backend, "svd", 0.5)
+    assert made.config.ranks == (1, 6)
+    torch.testing.assert_close(rows_of(made)[0], rows_of(backend)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [(0, 1, 1, 1, 1), (1, 1, 1, 1, DIM + 1), (1, 1)])
+def test_svd_ranks_out_of_range(ranks: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="ranks"):
+        compress(trained(), "svd", options={"ranks": ranks})
+
+
+def test_int8_is_fbgemms() -> None:
+    rows = torch.cat(rows_of(trained()))
+    fused = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(rows)
+    expected = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(fused)
+    made = compress(trained(), "int8")
+    assert made.serving_bytes() == fused.nbytes
+    difference = (torch.cat(rows_of(made)) - expected).abs()
+    step = (rows.amax(1, keepdim=True) - rows.amin(1, keepdim=True)) / 255
+    assert (difference <= 1.01 * step).all()  # values half way between two codes: it multiplies by 1 / (scale + 1e-8)
+    assert (difference < 1e-7).float().mean() > 0.999
+
+
+@pytest.mark.parametrize(("name", "bits"), [("int8", 8), ("int4", 4)])
+@pytest.mark.parametrize("scales", ["fp32", "fp16"])
+def test_affine_rows_are_within_half_a_step(name: str, bits: int, scales: str) -> None:
+    before = torch.cat(rows_of(trained()))
+    options = {"scales": scales} | ({"clip_search": False} if bits == 4 else {})
+    after = torch.cat(rows_of(compress(trained(), name, options=options)))
+    step = (before.amax(1) - before.amin(1)) / (2**bits - 1)
+    # fp16: a scale that is too small by 2^-11, or below 2^-14 by 2^-25, cuts off the top of the range.
+    cut = 2**bits * (step * 2**-11 + 2**-25) if scales == "fp16" else 0
+    assert ((after - before).abs().amax(1) <= 1.01 * step / 2 + cut + 1e-7).all()
+
+
+def test_symmetric_codes_by_hand() -> None:
+    rows = torch.tensor([[0.0, 7.0, -7.0, 1.4]])
+    codes, scale, bias = quantise(rows, 4, True, torch.float32)
+    assert codes.tolist() == [[8, 15, 1, 9]]
+    assert scale.tolist() == [1.0]
+    assert bias.tolist() == [-8.0]
+
+
+def test_affine_codes_by_hand() -> None:
+    codes, scale, bias = quantise(torch.tensor([[1.0, 16.0, 2.4, 2.6], [3.0] * 4]), 4, False, torch.float32)
+    assert codes.tolist() == [[0, 15, 1, 2], [0, 0, 0, 0]]
+    assert scale.tolist() == [1.0, 1.0]
+    assert bias.tolist() == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("dim", [1, 2, 7, 16])
+def test_int4_codes_survive_packing(dim: int) -> None:
+    codes = torch.randint(0, 16, (50, dim), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    packed = Int4Rows.pack(codes)
+    assert packed.shape == (50, (dim + 1) // 2)
+    assert torch.equal(Int4Rows.unpack(packed, dim), codes)
+    assert int(packed[0, 0]) & 15 == int(codes[0, 0])
+
+
+def test_searching_the_range_lowers_the_error_of_int4() -> None:
+    backend = trained()
+    with torch.no_grad():
+        backend.table.weight.normal_(generator=torch.Generator().manual_seed(0)).pow_(3)
+    before = torch.cat(rows_of(backend))
+    errors = [
+        (torch.cat(rows_of(compress(backend, "int4", options={"clip_search": s}))) - before).square().sum(1)
+        for s in (False, True)
+    ]
+    assert (errors[1] <= errors[0] * 1.00001).all()
+    assert errors[1].sum() < 0.95 * errors[0].sum()
+
+
+def test_fp16_is_torchs_half() -> None:
+    expected = torch.cat(rows_of(trained())).half().float()
+    assert torch.equal(torch.cat(rows_of(compress(trained(), "fp16"))), expected)
+
+
+def test_fp16_of_values_beyond_its_range_stays_finite() -> None:
+    backend = trained()
+    with torch.no_grad():
+        backend.table.weight[0] = 1e6
+    assert rows_of(compress(backend, "fp16"))[0][0].tolist() == [65504.0] * DIM
+
+
+@pytest.mark.parametrize("sorted_counts", [True, False])
+def test_dropped_rows_become_the_out_of_vocabulary_row(sorted_counts: bool) -> None:
+    generator = np.random.default_rng(0)
+    stats = {t.name: generator.poisson(1, t.num_embeddings) for t in SPEC.tables}
+    if sorted_counts:
+        stats = {name: np.sort(counts)[::-1].copy() for name, counts in stats.items()}
+    made = compress(trained(), "drop_unseen", stats=stats)
+    assert ("ids" in made.state_dict()) is not sorted_counts
+    for old, new, table in zip(rows_of(trained()), rows_of(made), SPEC.tables):
+        seen = torch.from_numpy(stats[table.name] > 0)
+        expected = torch.where(seen[:, None], old, old[0])
+        assert torch.equal(new, expected)
+    kept = sum(max(1, int((c[1:] > 0).sum()) + 1) for c in stats.values())
+    assert made.serving_bytes() == kept * (4 * DIM + (0 if sorted_counts else 4))
+
+
+def test_seldom_rows_merge_into_their_mean_by_counts() -> None:
+    spec = GroupSpec((TableSpec("a", 5),), 2)
+    backend = trained(spec)
+    with torch.no_grad():
+        backend.table.weight.copy_(torch.tensor([[1.0, 0.0], [9, 9], [8, 8], [3, 3], [6, 0]]))
+    made = compress(backend, "drop_unseen", stats={"a": np.array([1, 7, 5, 2, 1])}, options={"min_count": 3})
+    merged = [(1 * 1 + 2 * 3 + 1 * 6) / 4, (2 * 3) / 4]
+    assert rows_of(made)[0].tolist() == [merged, [9, 9], [8, 8], merged, merged]
+
+
+def test_drop_unseen_finds_the_least_count_that_fits() -> None:
+    budget = SPEC.full_bytes // 3
+    made = compress(trained(), "drop_unseen", budget, STATS)
+    least = made.config.min_count
+    assert least > 1
+    with pytest.raises(UserError, match="the least it can reach"):
+        compress(trained(), "drop_unseen", budget, STATS, {"min_count": least - 1})
+
+
+def test_drop_unseen_needs_counts() -> None:
+    with pytest.raises(UserError, match="counts of every id, and 't3' has none"):
+        compress(trained(), "drop_unseen", stats={k: v for k, v in STATS.items() if k != "t3"})
+
+
+def test_sizes_are_what_the_docstrings_say() -> None:
+    n = sum(SIZES)
+    assert compress(trained(), "fp16").serving_bytes() == 2 * n * DIM
+    assert compress(trained(), "int8").serving_bytes() == n * (DIM + 8)
+    assert compress(trained(), "int8", options={"range": "symmetric"}).serving_bytes() == n * (DIM + 4)
+    assert compress(trained(), "int4").serving_bytes() == n * ((DIM + 1) // 2 + 4)
