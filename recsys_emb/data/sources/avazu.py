@@ -63,11 +63,21 @@ class Avazu(Source):
             labels = rows.frame["click"].cast(pl.UInt8).to_numpy()
             yield Block(rows.frame.with_columns(_calendar()).select(FIELDS), labels, codes, rejected=rows.rejected)
 
-    def _rows(self) -> Iterator[Rows]:
+    def inputs(self) -> Iterator[Block]:
+        """Of ``train.csv``, or of ``test.csv``, which has no clicks."""
+        for rows in self._rows(labelled=False):
+            frame, zeros = rows.frame.with_columns(_calendar()).select(FIELDS), np.zeros(len(rows.frame), np.uint8)
+            yield Block(frame, zeros, zeros, rejected=rows.rejected, lines=rows.lines)
+
+    def _rows(self, labelled: bool = True) -> Iterator[Rows]:
         for file in self.files():
-            form = Format(_columns(file), separator=",")
+            form = Format(_columns(file, labelled), separator=",")
             for chunk in read_chunks(file, header=True):
-                yield _checked(parse(chunk, form))
+                rows = parse(chunk, form)
+                if labelled:
+                    click = rows.frame["click"]
+                    rows = rows.reject(~click.is_in([0, 1]).fill_null(False), quoting(click, "click is not 0 or 1"))
+                yield _checked_hour(rows)
 
     def _times(self) -> np.ndarray:
         """int32 [rows], the hour of every good row."""
@@ -75,19 +85,19 @@ class Avazu(Source):
         return np.concatenate(hours) if hours else np.zeros(0, np.int32)
 
 
-def _columns(file: Path) -> dict[str, Any]:
+def _columns(file: Path, labelled: bool) -> dict[str, Any]:
     header: Sequence[str] = read_header(file).split(",")
-    missing = [c for c in _NEEDED if c not in header]
+    needed = _NEEDED if labelled else _NEEDED[1:]
+    missing = [c for c in needed if c not in header]
     if missing:
-        raise UserError(f"{file} line 1: no column {missing[0]!r}; a header with {', '.join(_NEEDED)} is expected")
+        raise UserError(f"{file} line 1: no column {missing[0]!r}; a header with {', '.join(needed)} is expected")
     if len(set(header)) != len(header):
         raise UserError(f"{file} line 1: a column name occurs twice")
-    return {name: pl.Int64 if name in ("click", "hour") else pl.String for name in header}
+    numbers = ("click", "hour") if labelled else ("hour",)
+    return {name: pl.Int64 if name in numbers else pl.String for name in header}
 
 
-def _checked(rows: Rows) -> Rows:
-    click = rows.frame["click"]
-    rows = rows.reject(~click.is_in([0, 1]).fill_null(False), quoting(click, "click is not 0 or 1"))
+def _checked_hour(rows: Rows) -> Rows:
     hour = rows.frame["hour"]
     wrong = _date(hour).is_null() | ~(hour % 100).is_between(0, 23).fill_null(False)
     return rows.reject(wrong, quoting(hour, "hour is not YYMMDDHH"))

@@ -72,6 +72,7 @@ class Block:
     split:    uint8 [n], TRAIN, VALID or TEST
     weights:  float32 [n], when the source is weighted
     rejected: malformed rows met since the block before
+    lines:    int64 [n], where each row starts in its file, from 1; for formats that read line by line
     """
 
     frame: pl.DataFrame
@@ -79,6 +80,7 @@ class Block:
     split: np.ndarray
     weights: np.ndarray | None = None
     rejected: list[Rejected] = field(default_factory=list)
+    lines: np.ndarray | None = None
 
 
 class Source(ABC):
@@ -110,6 +112,13 @@ class Source(ABC):
         Raises:
             UserError: missing or unreadable file, missing column, empty input.
         """
+
+    def inputs(self) -> Iterator[Block]:
+        """The rows to predict, in file order. Labels are not needed and not looked at; ``Block.labels`` may be all 0.
+
+        By default those of ``blocks``.
+        """
+        return self.blocks()
 
     def files(self) -> list[Path]:
         """The files below ``path``, for the record of what a dataset was made from."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from recsys_emb.data.schema import CategoricalField
 from recsys_emb.data.sources._delimited import Format, Rows, parse, quoting
-from recsys_emb.data.sources._files import count_lines, find_files, read_chunks, read_header
+from recsys_emb.data.sources._files import Chunk, count_lines, find_files, read_chunks, read_header
 from recsys_emb.data.sources._splits import OrderSplit, RandomSplit, Ratios
 from recsys_emb.data.sources.base import Block, DenseColumn, RawFields, Source, SourceOptions, register
 
@@ -20,6 +20,8 @@ INTEGERS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
 _COLUMNS = {"label": pl.Int64, **dict.fromkeys(INTEGERS, pl.Int64), **dict.fromkeys(CATEGORIES, pl.String)}
 _FORMAT = Format(columns=_COLUMNS, separator="\t")
+_WITHOUT_LABEL = Format({name: kind for name, kind in _COLUMNS.items() if name != "label"}, separator="\t")
+_ANY_LABEL = Format({**_COLUMNS, "label": pl.String}, separator="\t")
 _HEX = r"^[0-9a-fA-F]{1,8}$"
 
 
@@ -61,11 +63,27 @@ class Criteo(Source):
         for file in self.files():
             read_header(file)  # refuses an empty file
             for chunk in read_chunks(file):
-                rows, frame = _values(parse(chunk, _FORMAT), signs=b"+" in chunk.text)
-                if self.options.dense == "winner":
-                    frame = frame.with_columns(_winner(frame[name]) for name in INTEGERS)
+                rows = parse(chunk, _FORMAT)
+                label = rows.frame["label"]
+                rows = rows.reject(~label.is_in([0, 1]).fill_null(False), quoting(label, "label is not 0 or 1"))
+                rows, frame = self._values(rows, chunk)
                 labels = frame["label"].cast(pl.UInt8).to_numpy()
                 yield Block(frame.drop("label"), labels, split.codes(len(frame)), rejected=rows.rejected)
+
+    def inputs(self) -> Iterator[Block]:
+        """Of ``train.txt``, or of ``test.txt``, which has no labels."""
+        for file in self.files():
+            labelled = read_header(file).count("\t") >= len(INTEGERS) + len(CATEGORIES)
+            for chunk in read_chunks(file):
+                rows, frame = self._values(parse(chunk, _ANY_LABEL if labelled else _WITHOUT_LABEL), chunk)
+                frame, zeros = frame.select(INTEGERS + CATEGORIES), np.zeros(len(frame), np.uint8)
+                yield Block(frame, zeros, zeros, rejected=rows.rejected, lines=rows.lines)
+
+    def _values(self, rows: Rows, chunk: Chunk) -> tuple[Rows, pl.DataFrame]:
+        rows, frame = _categories(rows, signs=b"+" in chunk.text)
+        if self.options.dense == "winner":
+            frame = frame.with_columns(_winner(frame[name]) for name in INTEGERS)
+        return rows, frame
 
     def _split(self) -> RandomSplit | OrderSplit:
         if self.options.split == "random":
@@ -73,11 +91,11 @@ class Criteo(Source):
         return OrderSplit(sum(count_lines(f) for f in self.files()), self.options.ratios)
 
 
-def _values(rows: Rows, signs: bool) -> tuple[Rows, pl.DataFrame]:
-    """The good rows with their categories as integers; a label other than 0 and 1, or a category that is no
-    hexadecimal number of up to 8 digits, is rejected. ``signs``: whether the text has any plus sign."""
-    label = rows.frame["label"]
-    rows = rows.reject(~label.is_in([0, 1]).fill_null(False), quoting(label, "label is not 0 or 1"))
+def _categories(rows: Rows, signs: bool) -> tuple[Rows, pl.DataFrame]:
+    """The good rows with their categories as integers; one that is no hexadecimal number of up to 8 digits is rejected.
+
+    ``signs``: whether the text has any plus sign.
+    """
     frame = rows.frame.with_columns(pl.col(c).str.to_integer(base=16, strict=False) for c in CATEGORIES)
     eight = rows.frame.select((pl.col(c).str.len_bytes() == 8).all() for c in CATEGORIES)
     # to_integer takes a sign.

@@ -70,8 +70,16 @@ class MovieLens(Source):
         return [self._ratings, self._users, *([self._movies] if self._has_movies else [])]
 
     def blocks(self) -> Iterator[Block]:
+        return self._blocks(drop=3)
+
+    def inputs(self) -> Iterator[Block]:
+        """Every rating, also those of 3 stars."""
+        return self._blocks(drop=None)
+
+    def _blocks(self, drop: int | None) -> Iterator[Block]:
         rejected: list[Rejected] = []
-        rows = _drop_bad(self._read_ratings(), self._ratings, rejected).filter(pl.col("rating") != 3)
+        rows = _drop_bad(self._read_ratings(), self._ratings, rejected)
+        rows = rows if drop is None else rows.filter(pl.col("rating") != drop)
         if rows.is_empty():
             first = f"; line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
             raise UserError(f"{self._ratings}: no rating above or below 3{first}")

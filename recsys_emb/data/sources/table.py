@@ -63,6 +63,12 @@ class Table(Source):
             weights = frame[_WEIGHT].to_numpy() if self.options.weight is not None else None
             yield Block(frame.select(names), frame[_LABEL].to_numpy(), codes, weights, rows.rejected)
 
+    def inputs(self) -> Iterator[Block]:
+        """Columns of the fields are enough: label, weight, split and time need not be there."""
+        for rows in self._rows(labelled=False):
+            zeros = np.zeros(len(rows.frame), np.uint8)
+            yield Block(rows.frame, zeros, zeros, rejected=rows.rejected, lines=rows.lines)
+
     @property
     def _fields(self) -> list[Any]:
         o = self.options
@@ -72,29 +78,32 @@ class Table(Source):
     def _list_fields(self) -> list[MultiValuedSpec | SequenceSpec]:
         return [*self.options.multi_valued, *self.options.sequences]
 
-    def _rows(self) -> Iterator[Rows]:
+    def _rows(self, labelled: bool = True) -> Iterator[Rows]:
         """Good rows: the columns of ``blocks`` and, under names that no field can have, label, split, time, weight."""
+        roles = self._roles(labelled)
         for file in self.files():
-            for rows in _read_parquet(file, self._roles()) if _is_parquet(file) else self._read_text(file):
-                yield self._checked(rows)
+            for rows in _read_parquet(file, roles) if _is_parquet(file) else self._read_text(file, roles):
+                yield self._checked_fields(self._checked_row(rows) if labelled else rows)
 
-    def _roles(self) -> dict[str, str]:
+    def _roles(self, labelled: bool) -> dict[str, str]:
         """Every column that is needed, and the key of the schema that asks for it."""
         o = self.options
         roles = {f.source_column: f"field {f.name!r}" for f in self._fields}
+        if not labelled:
+            return roles
         keys = {"label": o.label, "weight": o.weight, "split.column": o.split.column, "split.time": o.split.time}
         return roles | {column: key for key, column in keys.items() if column is not None}
 
-    def _read_text(self, file: Path) -> Iterator[Rows]:
+    def _read_text(self, file: Path, roles: dict[str, str]) -> Iterator[Rows]:
         o = self.options
         tabs = {".tsv", ".tab"} & set(file.suffixes)
         separator = o.separator or ("\t" if tabs else ",")
         header = next(csv.reader([read_header(file)], delimiter=separator))
-        _check_header(file, header, self._roles())
+        _check_header(file, header, roles)
         for f in self._list_fields:
             if f.separator is None:
                 raise UserError(f"field {f.name!r}: separator is missing; a text file such as {file} needs one")
-        numeric = {f.source_column for f in o.dense} | {c for c in (o.label, o.weight) if c}
+        numeric = {f.source_column for f in o.dense} | {c for c in (o.label, o.weight) if c in roles}
         numeric -= {f.source_column for f in self._fields if f not in o.dense} | {o.split.column, o.split.time}
         form = Format(
             {name: pl.Float64 if name in numeric else pl.String for name in header},
@@ -105,7 +114,8 @@ class Table(Source):
         for chunk in read_chunks(file, quote='"', header=True):
             yield parse(chunk, form)
 
-    def _checked(self, rows: Rows) -> Rows:
+    def _checked_row(self, rows: Rows) -> Rows:
+        """Label, weight, split and time."""
         o = self.options
         rows = _number(rows, o.label, _LABEL, "label")
         label = rows.frame[_LABEL]
@@ -129,6 +139,10 @@ class Table(Source):
             time = rows.frame[o.split.time]
             rows = rows.with_column(_times(time).alias(_TIME))
             rows = rows.reject(rows.frame[_TIME].is_null(), quoting(time, "time is neither a number nor a date"))
+        return rows
+
+    def _checked_fields(self, rows: Rows) -> Rows:
+        o = self.options
         for spec in o.dense:
             rows = _number(rows, spec.source_column, f"{_FIELD}{spec.name}", spec.name)
         for item in self._list_fields:
