@@ -11,8 +11,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torchrec import (
     EmbeddingBagCollection,
     EmbeddingBagConfig,
@@ -28,6 +26,7 @@ from recsys_emb.embeddings import make_embedding_bag_collection, make_embedding_
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, TableSpec, backend_registry
 from recsys_emb.embeddings.tables import EmbeddingTable
 from recsys_emb.errors import UserError
+from tests.largest import Largest
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("hash", {"balance": 1.0}),
@@ -170,24 +169,6 @@ def test_an_id_out_of_range_names_table_id_and_size(name: str, options: dict[str
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
-
-
-class Largest(TorchDispatchMode):
-    """Records the largest tensor that is made, parameters and views of them aside."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.known = {t.untyped_storage().data_ptr() for t in module.state_dict().values()}
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, Tensor):
-                t = t._values() if t.is_sparse else t
-                if t.untyped_storage().data_ptr() not in self.known:
-                    self.numel = max(self.numel, t.numel())
-        return out
 
 
 @every_backend

@@ -44,8 +44,10 @@ class OptEmbedConfig(BackendConfig):
         1e-4, ge=0, description="weight of sum exp(-threshold) in the loss; higher: fewer rows; the paper: 1e-6 to 1e-4"
     )
     threshold_lr: float = Field(0.1, gt=0, description="learning rate of thresholds, as a factor on the model's")
-    retrain_from: Literal["best", "initial"] = Field(
-        "best", description="weights that the found form is trained from: the supernet's, or those it started with"
+    retrain_from: Literal["initial", "best"] = Field(
+        "initial",
+        description="weights that the found form is trained from: those that the supernet started with, or its best, "
+        "which takes fewer steps and overfits sooner",
     )
     generations: int = Field(10, ge=0, description="of the search for widths; the paper: 30")
     parents: int = Field(10, ge=1, description="candidates that a generation comes from; the paper: 15")
@@ -189,7 +191,9 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
             return 0.0
         while low < (middle := (low + high) / np.float32(2)) < high:
             low, high = (low, middle) if fits(middle) else (middle, high)
-        return float(high)
+        # Between two rows, so that no lookup's rounding moves one across.
+        above = [m[i] for m in rising if (i := np.searchsorted(m, high, side="right")) < len(m)]
+        return float((high + min(above)) / np.float32(2)) if above else float(high)
 
     @torch.no_grad()
     def _kept(self, margins: Sequence[Tensor]) -> OptEmbedBackend:
