@@ -22,6 +22,7 @@ _EXPORTS = {
     "UserError": "recsys_emb.errors",
     "list_backends": "recsys_emb.embeddings",
     "list_models": "recsys_emb.models",
+    "load_artifact": "recsys_emb.serving",
     "load_config": "recsys_emb.config",
     "load_run": "recsys_emb.training.run_dir",
     "make_embedding_bag_collection": "recsys_emb.embeddings",

@@ -132,16 +132,20 @@ def _print_report(report: dict[str, Any], folder: Path) -> None:
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="A run folder or an artifact.", metavar="RUN_OR_ARTIFACT")],
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     data: Annotated[Path | None, typer.Option(help="Another prepared dataset with the same fields.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a run's best weights on a split."""
+    """Evaluate a run's best weights, or an artifact, on a split."""
+    from recsys_emb.serving import evaluate_artifact, is_artifact, load_artifact
     from recsys_emb.training.run import evaluate as run_evaluation
     from recsys_emb.training.run_dir import load_run
 
-    figures = run_evaluation(load_run(run), split, data)
+    if is_artifact(run):
+        figures = evaluate_artifact(load_artifact(run), split, data)
+    else:
+        figures = run_evaluation(load_run(run), split, data)
     if as_json:
         _print_json(figures)
         return
@@ -173,6 +177,75 @@ def validate(config: Config, overrides: Overrides = [], as_json: Json = False) -
         )
 
 
+# -- serving ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def compact(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.", metavar="RUN")],
+    out: Annotated[Path, typer.Option(help="Artifact folder to make.")],
+    method: Annotated[
+        str | None, typer.Option(help="Post-training method (`recsys-emb backends` lists them). Default: none.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Memory for the method's result: a ratio such as 0.1, or bytes such as 20MB.")
+    ] = None,
+    option: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Option of the method; repeatable.")] = [],  # noqa: B006  typer copies it
+    evaluate: Annotated[bool, typer.Option(help="Measure the artifact on the test split.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Write a finished run as an artifact: the embedding in its serving bytes, the model, the vocabularies."""
+    from recsys_emb.config import parse_options
+    from recsys_emb.serving import write_artifact
+    from recsys_emb.training.run_dir import load_run
+
+    report = write_artifact(load_run(run), out, method, budget, parse_options(option), evaluate)
+    if as_json:
+        _print_json({"artifact": str(out), **report})
+    else:
+        _print_artifact(report, out)
+
+
+def _print_artifact(report: dict[str, Any], folder: Path) -> None:
+    from recsys_emb.report import human_bytes
+
+    title = f"{report['model']} with {report['backend']} embeddings on {report['dataset']}"
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("embeddings", f"{human_bytes(report['serving_bytes'])} ({report['ratio']:.1%} of full)")
+    table.add_row("rest of the model", human_bytes(report["dense_bytes"]))
+    table.add_row("vocabularies", human_bytes(report["vocabulary_bytes"]))
+    if report["auc"] is not None:
+        error = report["logit_error"]
+        table.add_row("test AUC", f"{report['auc']:.5f}")
+        table.add_row("logits off by", f"{error['max']:.1e} at most, {error['mean']:.1e} on average")
+    table.add_row("artifact", str(folder))
+    Console().print(table)
+
+
+@app.command()
+def predict(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder.", metavar="ARTIFACT")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write: line, logit, probability.")],
+    input: Annotated[
+        Path | None, typer.Option(help="File, folder or glob in the format of the dataset's source; labels may lack.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows at a time. Default: that of training.")] = None,
+    max_rejected: Annotated[float, typer.Option(help="Share of malformed rows above which nothing is made.")] = 0.01,
+    as_json: Json = False,
+) -> None:
+    """Predict the click probability of raw rows, in their order."""
+    from recsys_emb.serving import load_artifact, predict_file
+
+    done = predict_file(load_artifact(artifact), input, out, batch_size, max_rejected)
+    if as_json:
+        _print_json(done)
+    else:
+        note = f", {done['rejected']} rejected, listed in {out}.rejected.tsv" if done["rejected"] else ""
+        print(f"{out}: {done['rows']:,} rows in {done['seconds']:.1f} s ({done['rows_per_second']:,.0f} rows/s){note}")
+
+
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 
@@ -195,10 +268,11 @@ def compare(
 
 @app.command()
 def backends(as_json: Json = False) -> None:
-    """List the embedding backends."""
+    """List the embedding backends, and the methods that compress a trained one (`recsys-emb compact`)."""
     from recsys_emb.embeddings import backend_registry
+    from recsys_emb.embeddings.posttraining import posttraining_registry
 
-    _print_plugins(backend_registry, as_json)
+    _print_plugins(as_json, backends=backend_registry, post_training=posttraining_registry)
 
 
 @app.command()
@@ -206,20 +280,23 @@ def models(as_json: Json = False) -> None:
     """List the CTR models."""
     from recsys_emb.models import model_registry
 
-    _print_plugins(model_registry, as_json)
+    _print_plugins(as_json, models=model_registry)
 
 
-def _print_plugins(registry: Any, as_json: bool) -> None:
-    rows = [registry.describe(name) for name in registry.names()]
+def _print_plugins(as_json: bool, **registries: Any) -> None:
+    listed = {key: [registry.describe(name) for name in registry.names()] for key, registry in registries.items()}
     if as_json:
-        _print_json({registry.kind + "s": rows})
+        _print_json(listed)
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in (registry.kind, "what it is", "options"):
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(row["name"], row["summary"], ", ".join(row["options"]))
-    Console().print(table)
+    for key, rows in listed.items():
+        table = Table(box=None, pad_edge=False)
+        for heading in (registries[key].kind, "what it is", "options"):
+            table.add_column(heading)
+        for row in rows:
+            table.add_row(row["name"], row["summary"], ", ".join(row["options"]))
+        Console().print(table)
+        if key != list(listed)[-1]:
+            print()
 
 
 @app.command()

@@ -137,14 +137,23 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` texts of ``--option``, values as in YAML. Raises UserError in one line."""
+    tree: dict[str, Any] = {}
+    for text in texts:
+        _apply(tree, text, "--option")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str, flag: str = "--set") -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"--set {override!r}: expected KEY=VALUE such as training.epochs=3")
+        example = "training.epochs=3" if flag == "--set" else "min_count=3"
+        raise UserError(f"{flag} {override!r}: expected KEY=VALUE such as {example}")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UserError(f"--set {override!r}: {text!r} is not a YAML value") from None
+        raise UserError(f"{flag} {override!r}: {text!r} is not a YAML value") from None
     if isinstance(value, str):
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
             value = float(value)
@@ -153,7 +162,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     for part in parents:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise UserError(f"--set {override!r}: {part!r} is a value, not a section")
+            raise UserError(f"{flag} {override!r}: {part!r} is a value, not a section")
     node[last] = value
 
 

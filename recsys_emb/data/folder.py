@@ -70,11 +70,12 @@ def checksums(folder: Path) -> dict[str, str]:
     """BLAKE2b (16 bytes, hexadecimal) of every file below ``folder``, by its relative path."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != _MARK)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sums = pool.map(_checksum, files)
+        sums = pool.map(checksum, files)
         return {f.relative_to(folder).as_posix(): s for f, s in zip(files, sums)}
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """BLAKE2b (16 bytes, hexadecimal) of one file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Finished runs as plain dicts: read from their folders, and grouped when they differ by seed alone."""
+"""Finished runs and artifacts as plain dicts: read from their folders, and grouped when they differ by seed alone."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ AVERAGED = (
 """Keys of a report that are figures: a group of runs has their mean, and their spread as ``<key>_std``."""
 
 _REQUIRED = ("model", "backend", "dataset", "seed", "auc", "logloss", "serving_bytes", "training_bytes")
-_SHOWN_ELSEWHERE = ("seed", "model.name", "embedding.backend", "embedding.budget", "data.path")
+_SHOWN_ELSEWHERE = ("seed", "model.name", "embedding.backend", "embedding.budget", "data.path", "compact.budget")
 
 
 def load_report(run_dir: str | Path) -> Report:
-    """``report.json`` of a finished run, with ``run`` (folder name), ``path``, ``config`` and ``bayes_gap`` added.
+    """``report.json`` of a finished run or an artifact, with what ``compare`` needs beside it.
+
+    Added are ``run`` (folder name), ``path``, ``config`` and ``bayes_gap``.
 
     ``bayes_gap`` is ``bayes_auc - auc``, None where the best possible AUC is not known.
 
@@ -37,15 +39,18 @@ def load_report(run_dir: str | Path) -> Report:
     run = Path(run_dir)
     if not run.is_dir():
         raise UserError(f"run {run}: no such folder")
-    if not (run / "config.yaml").is_file():
+    artifact = (run / "artifact.json").is_file()
+    if not artifact and not (run / "config.yaml").is_file():
         raise UserError(f"run {run}: not a run folder (no config.yaml); give one written by `recsys-emb train`")
-    missing = [name for name in ("DONE", "report.json") if not (run / name).is_file()]
+    missing = [name for name in ("DONE", "report.json") if not artifact and not (run / name).is_file()]
     if missing:
         raise UserError(f"run {run}: not finished (no {missing[0]}); continue it with `recsys-emb train --resume`")
     try:
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{run / 'report.json'}: not valid JSON ({error}); train the run again") from None
+    if artifact and isinstance(report, dict) and report.get("auc") is None:
+        raise UserError(f"artifact {run}: has no figures yet; run `recsys-emb evaluate {run}` first")
     absent = [key for key in _REQUIRED if key not in report] if isinstance(report, dict) else list(_REQUIRED)
     if absent:
         raise UserError(f"{run / 'report.json'}: lacks the key {absent[0]!r}; train the run again")
@@ -55,7 +60,7 @@ def load_report(run_dir: str | Path) -> Report:
         "bayes_gap": None if bayes is None else bayes - report["auc"],
         "run": run.resolve().name,
         "path": str(run),
-        "config": load_run_config(run),
+        "config": _artifact_config(run) if artifact else load_run_config(run),
     }
 
 
@@ -75,6 +80,16 @@ def load_run_config(run_dir: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path}: not valid YAML; restore the file that training wrote") from None
     return config if isinstance(config, dict) else {}
+
+
+def _artifact_config(artifact: Path) -> dict[str, Any]:
+    """The config of the run that an artifact was made from, with how it was made under ``compact``."""
+    path = artifact / "artifact.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return {**manifest["config"], "artifact": "yes", "compact": manifest["compact"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: cannot be read; compact the run again") from None
 
 
 def load_events(run_dir: Path) -> list[dict[str, Any]]:
@@ -117,7 +132,8 @@ def _mean_row(members: list[Report]) -> Report:
     row["n"] = len(members)
     row["seeds"] = [m["seed"] for m in members]
     row["runs"] = [m["run"] for m in members]
-    row["budget"] = (row["config"].get("embedding") or {}).get("budget")
+    compact = row["config"].get("compact") or {}
+    row["budget"] = (compact if compact.get("method") else row["config"].get("embedding") or {}).get("budget")
     return row
 
 
@@ -133,7 +149,7 @@ def _name_differences(rows: list[Report]) -> None:
             differing = ["data.path"]
         for row, flat in zip(cohort, flats):
             budget = [] if row["budget"] is None else [f"budget {row['budget']}"]
-            row["settings"] = ", ".join(budget + [f"{key}={flat.get(key)}" for key in differing])
+            row["settings"] = ", ".join(budget + [f"{key}={flat[key]}" for key in differing if key in flat])
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,10 @@
+"""Artifacts: a trained model in the bytes that were promised, and predictions with it."""
+
+from __future__ import annotations
+
+from recsys_emb.serving.artifact import Artifact, is_artifact, load_artifact
+from recsys_emb.serving.compact import write_artifact
+from recsys_emb.serving.evaluate import evaluate_artifact
+from recsys_emb.serving.predict import predict_file
+
+__all__ = ["Artifact", "evaluate_artifact", "is_artifact", "load_artifact", "predict_file", "write_artifact"]

@@ -1,0 +1,264 @@
+"""The artifact: a folder that predicts on another machine, and whose embedding file has the bytes that were promised.
+
+ARTIFACT/
+  embedding.safetensors     the arrays of the serving form: all that ``serving_bytes`` counts
+  dense.safetensors         the rest of the model
+  artifact.json             what it is: fields, config, form of the embedding, how raw rows are encoded, checksums
+  vocabularies/NAME.arrow   raw values by id; ``vocabulary_bytes`` (absent for hash64 ids)
+  report.json               the figures, under the keys of a run's report
+
+Nothing is unpickled, and no path is taken from a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from recsys_emb.config import RunConfig, explain, parse_config
+from recsys_emb.data.batches import BatchLoader
+from recsys_emb.data.dense import FittedDense
+from recsys_emb.data.encoder import Encoder
+from recsys_emb.data.folder import checksum
+from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.data.vocabulary import ValueIndex
+from recsys_emb.embeddings.base import EmbeddingBackend, backend_registry
+from recsys_emb.embeddings.fields import group_spec
+from recsys_emb.embeddings.posttraining import posttraining_registry
+from recsys_emb.errors import UserError
+from recsys_emb.models.base import CTRModel, build_model, model_registry
+from recsys_emb.training import runtime
+from recsys_emb.training.checkpoint import load_tensors
+from recsys_emb.training.run_dir import read_json
+from recsys_emb.training.trainer import predict
+
+FORMAT_VERSION = 1
+EMBEDDING, DENSE, MANIFEST, REPORT = "embedding.safetensors", "dense.safetensors", "artifact.json", "report.json"
+BACKEND_PREFIX = "embedding.backend."
+"""Of the keys of a model's ``state_dict`` that belong to the embedding."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Form(_Strict):
+    """The serving form: a backend's name, or a post-training method's, and the sizes that it was built with."""
+
+    backend: str
+    method: str | None = None
+    config: dict[str, Any]
+
+
+class RawRows(_Strict):
+    """What turns rows of the source's format into the model's input, vocabularies aside."""
+
+    dataset: str
+    source: str
+    options: dict[str, Any]
+    dense: tuple[FittedDense, ...] = ()
+
+
+class Manifest(_Strict):
+    """``artifact.json``.
+
+    ``compact`` is how the artifact was made (method, budget, options); ``precision`` what the dense part runs in;
+    ``checksums`` are BLAKE2b sums of every other file, the report aside.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    format_version: int
+    fields: DatasetSchema = Field(alias="schema")
+    config: dict[str, Any]
+    embedding: Form
+    rows: RawRows
+    compact: dict[str, Any]
+    precision: str = Field(pattern="^(fp32|bf16)$")
+    checksums: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact.
+
+    Attributes:
+        path: the folder.
+        manifest: ``artifact.json``.
+        config: of the run that it was made from.
+        model: in eval mode, with the serving form of the embedding.
+    """
+
+    path: Path
+    manifest: Manifest
+    config: RunConfig
+    model: CTRModel
+
+    @property
+    def schema(self) -> DatasetSchema:
+        return self.manifest.fields
+
+    @property
+    def backend(self) -> EmbeddingBackend[Any]:
+        return self.model.embedding.backend
+
+    @property
+    def serving_bytes(self) -> int:
+        """Bytes of the embedding's arrays."""
+        return self.backend.serving_bytes()
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """``report.json``."""
+        return read_json(self.path / REPORT)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Raw rows -> the model's input. Holds the vocabularies in memory, so it is made on first use."""
+        indexes = {name: ValueIndex(None) for name in self.schema.vocabularies}
+        for name, file in zip(self.schema.vocabularies, vocabulary_files(self.schema)):
+            try:
+                indexes[name] = ValueIndex(self.path / file)
+            except (pa.ArrowException, pl.exceptions.PolarsError, OSError, KeyError) as error:
+                raise UserError(f"{self.path / file}: damaged vocabulary ({_line(error)})") from None
+        return Encoder(self.schema, self.manifest.rows.dense, indexes)
+
+    def logits(self, frame: pl.DataFrame, batch_size: int | None = None) -> np.ndarray:
+        """Log-odds of a click, float32 [n], of raw rows with a column per field.
+
+        Values that training did not see count as out-of-vocabulary.
+
+        Raises:
+            UserError: a field is missing or of another type.
+        """
+        split = self.encoder.encode(frame)
+        loader = BatchLoader(split, self.schema, batch_size or self.config.training.batch_size)
+        return predict(self.model, loader, self.manifest.precision).logits.numpy()
+
+
+def is_artifact(path: str | Path) -> bool:
+    return (Path(path) / MANIFEST).is_file()
+
+
+def load_artifact(path: str | Path, device: str = "auto") -> Artifact:
+    """Opens an artifact: ``.logits(frame)``, ``.model``, ``.report``, ``.schema``, ``.serving_bytes``.
+
+    Args:
+        path: a folder written by ``recsys-emb compact``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: not an artifact, of another version, or damaged: a file, array or name that does not fit.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    config = parse_config(manifest.config, source=f"{path / MANIFEST}: config")
+    for file in stored_files(manifest.fields):
+        _check_file(path, file, manifest.checksums)
+    backend = _build_backend(path, manifest, config)
+    try:
+        model = build_model(config.model, manifest.fields, backend)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path / MANIFEST}: schema and model do not fit together ({_line(error)})") from None
+    stored = _load(path / EMBEDDING, backend.state_dict())
+    backend.load_state_dict(stored, assign=True)
+    dense = {k: v for k, v in model.state_dict().items() if not k.startswith(BACKEND_PREFIX)}
+    model.load_state_dict(_load(path / DENSE, dense), strict=False)
+    return Artifact(path, manifest, config, model.to(runtime.pick_device(device)).eval())
+
+
+def stored_files(schema: DatasetSchema) -> list[str]:
+    """Relative paths of all files of an artifact beside ``artifact.json`` and the report."""
+    return [EMBEDDING, DENSE, *vocabulary_files(schema)]
+
+
+def vocabulary_files(schema: DatasetSchema) -> list[str]:
+    """Relative path of each vocabulary; none where ids are hashes. Raises UserError on a name that is no file name."""
+    if schema.ids == "hash64":
+        return []
+    for name in schema.vocabularies:
+        if not name or Path(name).name != name or "\\" in name or "\0" in name:
+            raise UserError(f"vocabulary {name!r}: the name must be usable as a file name")
+    return [f"vocabularies/{name}.arrow" for name in schema.vocabularies]
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not is_artifact(path):
+        what = f"not an artifact (no {MANIFEST})" if path.exists() else "no such folder"
+        raise UserError(f"{path}: {what}; `recsys-emb compact` makes one")
+    tree = read_json(path / MANIFEST)
+    version = tree.get("format_version") if isinstance(tree, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path / MANIFEST}: format {version!r}, this version reads {FORMAT_VERSION}; compact the run again"
+        )
+    try:
+        return Manifest.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{path / MANIFEST}: {explain(error, Manifest)}") from None
+
+
+def _check_file(path: Path, file: str, checksums: dict[str, str]) -> None:
+    if not (path / file).is_file():
+        raise UserError(f"{path / file}: missing; compact the run again")
+    if checksum(path / file) != checksums.get(file):
+        raise UserError(f"{path / file}: damaged, its checksum is not that of {MANIFEST}; compact the run again")
+
+
+def _build_backend(path: Path, manifest: Manifest, config: RunConfig) -> EmbeddingBackend[Any]:
+    """The serving form without content: shapes alone, nothing is allocated."""
+    form, model = manifest.embedding, model_registry.get(config.model.name)
+    width = model.embedding_width(config.model)
+    spec = group_spec(manifest.fields, width, config.embedding.init_std, model.first_order)
+    where = f"{path / MANIFEST}: embedding"
+    try:
+        cls = backend_registry.get(form.backend) if form.method is None else posttraining_registry.get(form.method)
+        sized = cls.Config.model_validate(form.config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error, cls.Config, prefix='config')}") from None
+    try:
+        return cls(spec, sized, "meta")
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: these sizes do not fit the fields ({_line(error)})") from None
+
+
+def _load(file: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The arrays of a file, which must have the names, shapes and types of ``expected``."""
+    stored = load_tensors(file)
+    for name in sorted(expected.keys() | stored.keys()):
+        if name not in stored:
+            raise UserError(f"{file}: no array {name!r}; compact the run again")
+        if name not in expected:
+            raise UserError(f"{file}: an array {name!r} that the model does not have; compact the run again")
+        got, wanted = ((list(t.shape), str(t.dtype).removeprefix("torch.")) for t in (stored[name], expected[name]))
+        if got != wanted:
+            raise UserError(
+                f"{file}: array {name!r} is {got[1]} {got[0]}, expected {wanted[1]} {wanted[0]}; compact the run again"
+            )
+    return stored
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def arrays(backend: EmbeddingBackend[Any]) -> dict[str, Tensor]:
+    """What ``embedding.safetensors`` holds."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in backend.state_dict().items()}
+
+
+def dense_arrays(model: torch.nn.Module) -> dict[str, Tensor]:
+    """What ``dense.safetensors`` holds."""
+    rest = model.state_dict().items()
+    return {name: t.detach().cpu().contiguous() for name, t in rest if not name.startswith(BACKEND_PREFIX)}

@@ -1,0 +1,180 @@
+"""From a finished run to an artifact."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from recsys_emb.data.folder import checksum
+from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.embeddings.base import EmbeddingBackend, Stats
+from recsys_emb.embeddings.budget import Budget
+from recsys_emb.embeddings.posttraining import compress
+from recsys_emb.errors import UserError
+from recsys_emb.models.base import CTRModel
+from recsys_emb.serving.artifact import (
+    DENSE,
+    EMBEDDING,
+    FORMAT_VERSION,
+    MANIFEST,
+    REPORT,
+    Form,
+    Manifest,
+    RawRows,
+    arrays,
+    dense_arrays,
+    load_artifact,
+    stored_files,
+    vocabulary_files,
+)
+from recsys_emb.serving.evaluate import logit_error, predictions
+from recsys_emb.training import metrics, runtime
+from recsys_emb.training.run import restore
+from recsys_emb.training.run_dir import RunDir, write_json
+
+
+def write_artifact(
+    run: RunDir,
+    out: Path,
+    method: str | None = None,
+    budget: Budget = None,
+    options: Mapping[str, Any] | None = None,
+    evaluate: bool = True,
+) -> dict[str, Any]:
+    """Writes the artifact of a finished run; nothing is at ``out`` until all is done.
+
+    Args:
+        run: a finished run.
+        out: the folder to make.
+        method: a post-training method; None for the form that the run trained.
+        budget: bytes that the embedding may take: a ratio to the full tables, bytes, or a size such as ``"20MB"``.
+        options: the method's own options.
+        evaluate: measure on the test split, and by how much the logits differ from the run's (``logit_error``).
+
+    Returns:
+        The report: the keys of a run's report with the artifact's figures, ``method``, ``dense_bytes``,
+        ``logit_error``.
+
+    Raises:
+        UserError: ``out`` exists, the run is not finished, its dataset is gone, or the budget is out of reach.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: exists already; name a new folder")
+    if method is None and options:
+        raise UserError("--option: options belong to a --method; name one")
+    trained = run.report
+    config = run.config
+    dataset = open_dataset(config.data.path)
+    if dataset.schema != run.schema:
+        raise UserError(f"{dataset.path}: was prepared anew since {run.path} was trained; train the run again")
+    model, precision = restore(run)
+    runtime.configure(config.seed, precision)
+    batch_size = config.training.batch_size
+    before = predictions(model, dataset, "test", batch_size, precision).logits if evaluate else None
+
+    backend = model.eval().embedding.backend.compact()
+    backend = _compressed(backend, dataset, method, budget, options)
+    with _building(out) as folder:
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            fields=run.schema,
+            config=config.model_dump(mode="json"),
+            embedding=Form(
+                backend=backend.name if method is None else config.embedding.backend,
+                method=method,
+                config=backend.config.model_dump(mode="json"),
+            ),
+            rows=RawRows(
+                dataset=dataset.name,
+                source=dataset.manifest["source"],
+                options=dataset.manifest["options"],
+                dense=dataset.manifest["dense"],
+            ),
+            compact={"method": method, "budget": budget, "options": dict(options or {})},
+            precision=precision,
+            checksums=_write_tensors(folder, dataset, model, backend),
+        )
+        write_json(folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True))
+        report = {
+            **{k: v for k, v in trained.items() if not k.startswith("valid_")},
+            **dict.fromkeys(("auc", "logloss", "ne", "calibration", "gauc", "logit_error")),
+            **_sizes(folder, dataset, backend, trained["full_bytes"]),
+            "backend": config.embedding.backend if method is None else f"{config.embedding.backend}+{method}",
+            "method": method,
+            "budget": config.embedding.budget if method is None else budget,
+        }
+        if before is not None:
+            artifact = load_artifact(folder, device=str(next(model.parameters()).device.type))
+            after = predictions(artifact.model, dataset, "test", batch_size, precision)
+            report |= {**metrics.evaluate(after), "logit_error": logit_error(before, after.logits)}
+        write_json(folder / REPORT, report)
+    return report
+
+
+def _compressed(
+    backend: EmbeddingBackend[Any],
+    dataset: EncodedDataset,
+    method: str | None,
+    budget: Budget,
+    options: Mapping[str, Any] | None,
+) -> EmbeddingBackend[Any]:
+    if method is None:
+        if budget is not None:
+            raise UserError("--budget: the run's own form has one size; name a --method to make it smaller")
+        return backend
+    stats: Stats = {}
+    if not backend.spec.hashed:
+        stats = {t.name: dataset.counts(t.name) for t in backend.spec.tables}
+    try:
+        return compress(backend, method, budget, stats, options)
+    except UserError as error:  # names of config keys -> what stands on the command line
+        text = str(error).replace("embedding.budget", "--budget").replace("embedding.options.", "--option ")
+        raise UserError(text) from None
+
+
+def _write_tensors(
+    folder: Path, dataset: EncodedDataset, model: CTRModel, backend: EmbeddingBackend[Any]
+) -> dict[str, str]:
+    """Writes everything but JSON. Returns the checksums by relative path."""
+    save_file(dense_arrays(model), folder / DENSE)
+    save_file(arrays(backend), folder / EMBEDDING)
+    for file in vocabulary_files(dataset.schema):
+        (folder / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(dataset.path / file, folder / file)
+    return {file: checksum(folder / file) for file in stored_files(dataset.schema)}
+
+
+def _sizes(folder: Path, dataset: EncodedDataset, backend: EmbeddingBackend[Any], full_bytes: int) -> dict[str, Any]:
+    serving = backend.serving_bytes()
+    tables = [asdict(line) for line in backend.describe()]
+    return {
+        "serving_bytes": serving,
+        "ratio": serving / full_bytes,
+        "dense_bytes": (folder / DENSE).stat().st_size,
+        "vocabulary_bytes": sum((folder / f).stat().st_size for f in vocabulary_files(dataset.schema)),
+        "tables": [{"name": row.pop("table"), **row} for row in tables],
+    }
+
+
+@contextmanager
+def _building(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that becomes ``out`` when the block ends, and goes when it fails."""
+    beside = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    try:
+        beside.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
+    try:
+        yield beside
+        if out.is_dir():
+            out.rmdir()  # empty, or it would have been refused
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,58 @@
+"""Metrics of an artifact on a prepared dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from recsys_emb.data.batches import BatchLoader
+from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.errors import UserError
+from recsys_emb.models.base import CTRModel
+from recsys_emb.serving.artifact import REPORT, Artifact
+from recsys_emb.training import metrics, runtime
+from recsys_emb.training.run_dir import write_json
+from recsys_emb.training.trainer import predict
+
+
+def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None = None) -> dict[str, Any]:
+    """AUC and the other figures of a split, as ``evaluate`` of a run gives them.
+
+    Figures of the test split of the run's own dataset are written to the artifact's report where it has none yet.
+
+    Args:
+        artifact: what to evaluate.
+        split: ``train``, ``valid`` or ``test``.
+        data: a prepared dataset with the same fields; the run's own when absent.
+
+    Raises:
+        UserError: no dataset there, or one with other fields.
+    """
+    path = data or artifact.config.data.path
+    if data is None and not path.exists():
+        raise UserError(f"{artifact.path}: its dataset {path} is not on this machine; pass --data DIR")
+    dataset = open_dataset(path)
+    if dataset.schema != artifact.schema:
+        raise UserError(f"{dataset.path}: its fields or vocabularies differ from those of {artifact.path}")
+    runtime.configure(artifact.config.seed, artifact.manifest.precision)
+    figures = metrics.evaluate(
+        predictions(artifact.model, dataset, split, artifact.config.training.batch_size, artifact.manifest.precision)
+    )
+    if split == "test" and data is None and artifact.report.get("auc") is None:
+        write_json(artifact.path / REPORT, {**artifact.report, **figures})
+    return {"artifact": str(artifact.path), "split": split, "rows": len(dataset.split(split)), **figures}
+
+
+def predictions(
+    model: CTRModel, dataset: EncodedDataset, split: str, batch_size: int, precision: str
+) -> metrics.Predictions:
+    """Predictions of a split in its stored order."""
+    return predict(model, BatchLoader(dataset.split(split), dataset.schema, batch_size), precision)
+
+
+def logit_error(before: Tensor, after: Tensor) -> dict[str, float]:
+    """How far logits [N] moved: ``max`` and ``mean`` of the absolute differences."""
+    difference = (after - before).abs()
+    return {"max": float(difference.max()), "mean": float(difference.double().mean())}

@@ -1,0 +1,96 @@
+"""Predictions for raw rows, block by block, into a Parquet file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys_emb.data.options import make_source
+from recsys_emb.data.rejects import RejectLog
+from recsys_emb.errors import UserError
+from recsys_emb.serving.artifact import Artifact
+from recsys_emb.training import runtime
+
+SCHEMA = pa.schema([("line", pa.int64()), ("logit", pa.float32()), ("probability", pa.float32())])
+
+
+def predict_file(
+    artifact: Artifact,
+    input: Path | None,
+    out: Path,
+    batch_size: int | None = None,
+    max_rejected: float = 0.01,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Predicts every row of ``input`` and writes one row each, in their order, to ``out``.
+
+    Columns of ``out``: ``line`` int64, where the row starts in its file (null where the format has no lines); ``logit``
+    float32, log-odds of a click; ``probability`` float32.
+
+    Args:
+        artifact: what predicts.
+        input: file, folder or glob in the format that the dataset was prepared from; labels may be missing. None for
+            a source that makes its rows.
+        out: the Parquet file.
+        batch_size: rows at a time; that of training when absent.
+        max_rejected: share of malformed rows above which nothing is written. They are listed in OUT.rejected.tsv and
+            have no row in ``out``.
+        progress: told of the rows done.
+
+    Returns:
+        ``rows``, ``rejected``, ``seconds``, ``rows_per_second``, ``out``.
+
+    Raises:
+        UserError: ``out`` exists, unreadable or empty input, too many malformed rows.
+    """
+    if out.exists():
+        raise UserError(f"--out {out}: exists already; name a new file")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: must be 1 or more")
+    source = make_source(artifact.manifest.rows.source, input, options=artifact.manifest.rows.options)
+    runtime.configure(artifact.config.seed, artifact.manifest.precision)
+    started, rows = time.perf_counter(), 0
+    partial, rejected_now = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.rejected.partial")
+    kept_at = out.with_name(f"{out.name}.rejected.tsv")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(partial, SCHEMA) as writer, RejectLog(rejected_now, max_rejected, kept_at) as rejects:
+            for block in source.inputs():
+                rejects.add(block.rejected)
+                if len(block.frame):
+                    writer.write_table(_table(artifact.logits(block.frame, batch_size), block.lines))
+                    rows += len(block.frame)
+                rejects.check(rows, done=False)
+                if progress is not None:
+                    progress(rows)
+            rejects.check(rows, done=True)
+        if not rows:
+            raise UserError(f"--input {input}: no rows")
+        if rejects.count:
+            rejected_now.replace(kept_at)
+        partial.replace(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from None
+    finally:
+        for leftover in (partial, rejected_now):
+            leftover.unlink(missing_ok=True)
+    seconds = time.perf_counter() - started
+    return {
+        "out": str(out),
+        "rows": rows,
+        "rejected": rejects.count,
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(rows / seconds, 1),
+    }
+
+
+def _table(logits: np.ndarray, lines: np.ndarray | None) -> pa.Table:
+    where = pa.nulls(len(logits), pa.int64()) if lines is None else pa.array(lines, pa.int64())
+    probabilities = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+    return pa.table([where, pa.array(logits), pa.array(probabilities)], schema=SCHEMA)
