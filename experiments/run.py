@@ -107,15 +107,15 @@ def write_table() -> None:
         "Made by `python experiments/run.py` (with RECSYS_EMB_DATA set); mean ± standard deviation over the seeds. "
         "AUC and logloss are of the test split, read once with the weights that were best on the validation split.",
         "",
-        "| experiment | seeds | test AUC | test logloss | GAUC | valid AUC | epochs | training, s | rows/s | embeddings, MB |",
+        "| experiment | seeds | test AUC | test logloss | GAUC | valid AUC | epochs | training, s | rows/s | tables, MB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         gauc = f"{r['gauc']['mean']:.4f}" if "gauc" in r else "-"
         bayes = f" (Bayes {r['bayes_auc']:.4f})" if r["bayes_auc"] is not None else ""
+        auc, loss = (f"{r[k]['mean']:.4f} ± {r[k]['std']:.4f}" for k in ("auc", "logloss"))
         lines.append(
-            f"| {r['experiment']} | {', '.join(map(str, r['seeds']))} "
-            f"| {r['auc']['mean']:.4f} ± {r['auc']['std']:.4f}{bayes} | {r['logloss']['mean']:.4f} ± {r['logloss']['std']:.4f} "
+            f"| {r['experiment']} | {', '.join(map(str, r['seeds']))} | {auc}{bayes} | {loss} "
             f"| {gauc} | {r['valid_auc']['mean']:.4f} | {r['epochs']['mean']:.1f} | {r['train_seconds']['mean']:.0f} "
             f"| {r['samples_per_second']['mean']:,.0f} | {r['serving_bytes'] / 1e6:.2f} |"
         )

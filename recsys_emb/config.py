@@ -66,6 +66,7 @@ class TrainingConfig(_Section):
     learning_rate: float = Field(1e-3, gt=0)
     lr_drop: float = Field(0.1, gt=0, le=1, description="factor on the learning rate at a plateau")
     eval_every: int | None = Field(None, ge=1, description="batches between evaluations; absent: every epoch")
+    plateau: int = Field(1, ge=1, description="evaluations without a gain before the learning rate drops")
     patience: int = Field(1, ge=0, description="evaluations without a gain, after a drop, before training stops")
     min_delta: float = Field(1e-5, ge=0, description="least gain of validation AUC that counts")
     precision: Literal["fp32", "bf16", "auto"] = Field("auto", description="of the dense part; tables stay fp32")
@@ -175,7 +176,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         keys = list(_section(model, path[:-1]).model_fields)
         close = difflib.get_close_matches(path[-1], keys, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        return f"{key}: unknown key{hint}; allowed: {', '.join(keys)}"
+        return f"{key}: unknown key{hint}; allowed: {', '.join(keys) or 'none'}"
     if first["type"] == "missing":
         return f"{key}: missing"
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"

@@ -185,10 +185,10 @@ class Trainer:
             p.best_auc, p.best_step, p.best_metrics, p.flat = auc, p.step, dict(figures), 0
         else:
             p.flat += 1
-            if p.flat == 1 and config.lr_drop < 1:
+            if p.flat == config.plateau and config.lr_drop < 1:
                 p.learning_rate *= config.lr_drop
                 self.optimizer.set_learning_rate(p.learning_rate)
-        p.finished = p.step >= self.steps or p.flat > config.patience
+        p.finished = p.step >= self.steps or p.flat >= config.plateau + config.patience
         return best
 
     # -- checkpoints --------------------------------------------------------------------------------------------------

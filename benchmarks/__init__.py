@@ -1,0 +1,1 @@
+"""Speed, memory and scale; run as ``python -m benchmarks.NAME --help``."""
