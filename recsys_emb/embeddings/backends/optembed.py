@@ -49,7 +49,7 @@ class OptEmbedConfig(BackendConfig):
         description="weights that the found form is trained from: those that the supernet started with, or its best, "
         "which takes fewer steps and overfits sooner",
     )
-    generations: int = Field(10, ge=0, description="of the search for widths; the paper: 30")
+    generations: int = Field(5, ge=0, description="of the search for widths; the paper: 30")
     parents: int = Field(10, ge=1, description="candidates that a generation comes from; the paper: 15")
     mutations: int = Field(10, ge=0, description="new candidates a generation, by mutation")
     crossovers: int = Field(10, ge=0, description="new candidates a generation, by crossover")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recsys_emb.config import parse_config
+from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.embeddings.backends.optembed import Found, LongTailStep, OptEmbedBackend, kept_bytes
 from recsys_emb.embeddings.base import GroupSpec, TableSpec
 from recsys_emb.embeddings.budget import plan_backend
@@ -264,17 +264,21 @@ def test_what_the_search_finds_is_not_an_option() -> None:
         plan_backend("optembed", SPEC, 10)
 
 
-@pytest.mark.parametrize("model", [{"name": "deepfm", "embedding_dim": 4, "hidden": [8]}, {"name": "lr"}])
-def test_a_whole_run_stays_within_its_budget(prepared: Any, tmp_path: Any, model: dict[str, Any]) -> None:
-    config = parse_config(
+def config_for(data: Any, model: dict[str, Any]) -> RunConfig:
+    return parse_config(
         {
-            "data": {"path": str(prepared)},
+            "data": {"path": str(data)},
             "model": model,
             "embedding": {"backend": "optembed", "budget": 0.2, "options": {**SEARCH, "generations": 2}},
             "training": {"epochs": 2, "batch_size": 300, "precision": "fp32", "learning_rate": 0.01},
             "device": "cpu",
         }
     )
+
+
+@pytest.mark.parametrize("model", [{"name": "deepfm", "embedding_dim": 4, "hidden": [8]}, {"name": "lr"}])
+def test_a_whole_run_stays_within_its_budget(prepared: Any, tmp_path: Any, model: dict[str, Any]) -> None:
+    config = config_for(prepared, model)
     report = running.train(config, tmp_path / "run", Silent())
     assert [s["name"] for s in report["stages"]] == ["supernet", "search", "retrain"]
     assert 0.15 < report["ratio"] <= 0.2
@@ -298,3 +302,29 @@ def test_no_step_makes_a_tensor_of_the_vocabularys_size() -> None:
         kept(ids, counts).square().sum().backward()
     assert 240 <= largest.numel < 5000
     assert all(p.grad is not None and p.grad.is_sparse for p in kept.parameters())
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAt(Silent):
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def step(self, *_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+@pytest.mark.parametrize("kill_at", [13, 20])
+def test_a_killed_run_draws_and_finds_the_same_again(prepared: Any, tmp_path: Any, kill_at: int) -> None:
+    """In the supernet, after its first evaluation; and in the retraining. Stages of 16 steps."""
+    config = config_for(prepared, {"name": "deepfm", "embedding_dim": 4, "hidden": [8]})
+    whole = running.train(config, tmp_path / "whole", Silent())
+    with pytest.raises(Killed):
+        running.train(config, tmp_path / "killed", KilledAt(kill_at))
+    resumed = running.train(config, tmp_path / "killed", Silent(), resume=True)
+    for key in ("auc", "logloss", "valid_auc", "serving_bytes", "training_bytes", "steps", "tables"):
+        assert resumed[key] == whole[key], key
