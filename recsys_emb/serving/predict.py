@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def predict_file(
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from None
     finally:
         for leftover in (partial, rejected_now):
-            leftover.unlink(missing_ok=True)
+            with suppress(OSError):
+                leftover.unlink()
     seconds = time.perf_counter() - started
     return {
         "out": str(out),

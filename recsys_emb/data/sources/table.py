@@ -180,7 +180,7 @@ def _lists(values: pl.Series, spec: MultiValuedSpec | SequenceSpec) -> pl.Series
     if spec.separator is None:
         raise UserError(f"field {spec.name!r}: column {spec.source_column!r} is no list; give its separator")
     texts = values.cast(pl.String)
-    return texts.str.split(spec.separator)
+    return texts.set(texts == "", None).str.split(spec.separator)
 
 
 def _times(values: pl.Series) -> pl.Series:
