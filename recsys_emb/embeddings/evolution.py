@@ -13,7 +13,7 @@ Widths = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Evolution:
-    """Regularised by nothing but its budget of evaluations: generations * (mutations + crossovers) + the first ones.
+    """How long to search: at most (generations + 1) * (mutations + crossovers) evaluations.
 
     Every generation the ``parents`` best candidates of all so far (so the best is never lost) give ``mutations``
     children, in which each field gets a new width with probability ``mutation_rate``, and ``crossovers`` children,

@@ -5,7 +5,7 @@ RUN/
   env.json           versions and machine
   schema.json        the dataset's fields
   embedding.json     per stage: the backend and its planned sizes
-  metrics.jsonl      one JSON object a line: {"event": "train" | "eval", "stage", "step", "epoch", ...}
+  metrics.jsonl      one JSON object a line: {"event": "train" | "eval" | "search", "stage", "step", "epoch", ...}
   tensorboard/       the same for TensorBoard
   checkpoints/       one folder a stage (checkpoint.py)
   report.json        the final figures
