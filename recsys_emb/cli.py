@@ -236,9 +236,18 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict the click probability of raw rows, in their order."""
+    from recsys_emb.data.cli import show_progress
     from recsys_emb.serving import load_artifact, predict_file
 
-    done = predict_file(load_artifact(artifact), input, out, batch_size, max_rejected)
+    with show_progress(quiet=as_json) as report:
+        done = predict_file(
+            load_artifact(artifact),
+            input,
+            out,
+            batch_size,
+            max_rejected,
+            progress=None if report is None else lambda rows: report("predicting", rows, None),
+        )
     if as_json:
         _print_json(done)
     else:

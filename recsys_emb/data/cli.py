@@ -58,7 +58,7 @@ def prepare_command(
 ) -> None:
     """Turn raw click logs into a dataset that trains without parsing."""
     read = make_source(source, input, schema, option or [])
-    with _progress(quiet=as_json) as report:
+    with show_progress(quiet=as_json) as report:
         manifest = prepare(
             read,
             out,
@@ -121,7 +121,7 @@ def _tables(facts: dict[str, Any]) -> Iterator[Table | str]:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Report | None]:
+def show_progress(quiet: bool) -> Iterator[Report | None]:
     """Rows done and rate on stderr; nothing when ``quiet``."""
     if quiet:
         yield None

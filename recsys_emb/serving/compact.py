@@ -102,6 +102,8 @@ def write_artifact(
             checksums=_write_tensors(folder, dataset, model, backend),
         )
         write_json(folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True))
+        for file in (EMBEDDING, DENSE):  # safetensors makes its files for the owner alone
+            shutil.copymode(folder / MANIFEST, folder / file)
         report = {
             **{k: v for k, v in trained.items() if not k.startswith("valid_")},
             **dict.fromkeys(("auc", "logloss", "ne", "calibration", "gauc", "logit_error")),

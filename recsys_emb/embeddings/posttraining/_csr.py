@@ -18,9 +18,9 @@ BLOCK = 32
 class CSR(nn.Module):
     """K non-zero values of N rows, D columns.
 
-    values [K] float32 and columns [K], row after row; lengths [N], values of each row; starts [ceil(N / 32)], the
-    position of every 32nd row's first value. Columns and lengths are uint8 up to D = 255 (else int16), starts int32 up
-    to 2^31 values: 5 K + 1.125 N bytes, where full row pointers would take 5 K + 4 N.
+    values [K] float32 and columns [K], row after row; lengths [ceil(N / 32), 32], values of each row; starts
+    [ceil(N / 32)], the position of every 32nd row's first value. Columns and lengths are uint8 up to D = 255 (else
+    int16), starts int32 up to 2^31 values: 5 K + 1.125 N bytes, where full row pointers would take 5 K + 4 N.
     """
 
     values: Tensor
@@ -34,28 +34,29 @@ class CSR(nn.Module):
         super().__init__()
         self.dim, self.sizes, self.kept = dim, list(sizes), list(kept)
         rows, values = sum(sizes), sum(kept)
-        shapes = {"values": values, "columns": values, "lengths": rows, "starts": -(-rows // BLOCK)}
+        blocks = -(-rows // BLOCK)
+        shapes = {"values": (values,), "columns": (values,), "lengths": (blocks, BLOCK), "starts": (blocks,)}
         for name, dtype in csr_types(dim, values).items():
             self.register_buffer(name, torch.empty(shapes[name], dtype=dtype, device=device))
 
     def forward(self, rows: Tensor, tables: Tensor) -> Tensor:
         """rows int64 [n] -> float [n, D]."""
         block, inside = rows // BLOCK, rows % BLOCK
-        before = torch.arange(BLOCK - 1, device=rows.device)
-        neighbours = (block[:, None] * BLOCK + before).clamp_(max=len(self.lengths) - 1)
-        lengths = self.lengths[neighbours].long()
-        start = self.starts[block].long() + (lengths * (before < inside[:, None])).sum(1)
-        length = self.lengths[rows].long()
+        lengths = self.lengths.index_select(0, block)  # [n, 32]
+        length = lengths.gather(1, inside[:, None])[:, 0].long()
+        behind = torch.arange(BLOCK, device=rows.device) >= inside[:, None]
+        start = self.starts.index_select(0, block).long() + lengths.masked_fill_(behind, 0).sum(1)
         total = int(length.sum())
-        row = torch.arange(len(rows), device=rows.device).repeat_interleave(length, output_size=total)
         first = length.cumsum(0) - length
-        entry = (start - first)[row] + torch.arange(total, device=rows.device)
+        places = torch.arange(len(rows), device=rows.device) * self.dim
+        entry, place = (x.repeat_interleave(length, output_size=total) for x in (start - first, places))
+        entry = entry + torch.arange(total, device=rows.device)
+        place = place + self.columns.index_select(0, entry)
         out = self.values.new_zeros(len(rows) * self.dim)
-        out[row * self.dim + self.columns[entry]] = self.values[entry]
-        return out.view(len(rows), self.dim)
+        return out.scatter_(0, place, self.values.index_select(0, entry)).view(len(rows), self.dim)
 
     def per_table(self) -> list[tuple[int, int, int]]:
-        """Rows, columns and bytes of each table, without ``starts``."""
+        """Rows, columns and bytes of each table, without ``starts`` and the end of ``lengths``."""
         value = self.values.dtype.itemsize + self.columns.dtype.itemsize
         lengths = self.lengths.dtype.itemsize
         return [(n, self.dim, k * value + n * lengths) for n, k in zip(self.sizes, self.kept)]
@@ -88,7 +89,8 @@ def fit_csr(
     dim, rows = spec.embedding_dim, spec.num_embeddings
     types = csr_types(dim, rows * dim)
     per_value = types["values"].itemsize + types["columns"].itemsize
-    fixed = rows * types["lengths"].itemsize + -(-rows // BLOCK) * types["starts"].itemsize
+    blocks = -(-rows // BLOCK)
+    fixed = blocks * (BLOCK * types["lengths"].itemsize + types["starts"].itemsize)
     room = rows * dim if budget is None else (budget - fixed) // per_value
     if room < 0:
         assert budget is not None
@@ -98,7 +100,7 @@ def fit_csr(
     device = device_of(trained)
     values = torch.empty(count, device=device)
     columns = torch.empty(count, dtype=types["columns"], device=device)
-    lengths = torch.empty(rows, dtype=types["lengths"], device=device)
+    lengths = torch.zeros(blocks * BLOCK, dtype=types["lengths"], device=device)
     kept = [0] * len(spec.tables)
     at = row = 0
     for table, _, chunk in all_rows(trained):
@@ -115,9 +117,9 @@ def fit_csr(
         lengths[row : row + len(chunk)] = keep.sum(1).to(lengths.dtype)
         kept[table] += len(where)
         at, row = end, row + len(chunk)
-    ends = lengths.cumsum(0, dtype=torch.int64)
-    starts = torch.cat([ends.new_zeros(1), ends[BLOCK - 1 :: BLOCK]])[: -(-rows // BLOCK)]
-    starts = starts.to(csr_types(dim, count)["starts"])
+    lengths = lengths.view(blocks, BLOCK)
+    in_block = lengths.sum(1)
+    starts = (in_block.cumsum(0) - in_block).to(csr_types(dim, count)["starts"])
     return tuple(kept), {"values": values, "columns": columns, "lengths": lengths, "starts": starts}
 
 

@@ -55,7 +55,8 @@ class RowsColumns(nn.Module):
         first = self.value_starts.to(device)[tables] + (at - self.row_starts.to(device)[tables]) * widths[tables]
         places = self._places()[tables]  # [n, D]
         there = kept[:, None] & (places >= 0)
-        return torch.where(there, self.values[torch.where(there, first[:, None] + places, 0)], 0.0)
+        at = torch.where(there, first[:, None] + places, 0).flatten()
+        return self.values.index_select(0, at).view(there.shape) * there
 
     def _places(self) -> Tensor:
         """int64 [T, D]: where a table's kept row holds each column; -1 where it does not."""

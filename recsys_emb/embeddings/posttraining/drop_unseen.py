@@ -93,7 +93,7 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
             offsets = made.all_rows.starts.tolist()
             made.get_buffer("ids").copy_(torch.from_numpy(np.concatenate([k + o for k, o in zip(kept, offsets)])))
         for table, (ids, place) in enumerate(zip(kept, made.values.split([len(k) for k in kept]))):
-            place.copy_(_rows(trained, table, ids, counts[table]))
+            _fill(place, trained, table, ids, counts[table])
         return made
 
     def describe(self) -> list[FieldReport]:
@@ -139,19 +139,20 @@ def _least_count(spec: GroupSpec, counts: Sequence[np.ndarray], budget: int | No
     return high
 
 
-def _rows(trained: EmbeddingBackend[Any], table: int, kept: np.ndarray, counts: np.ndarray) -> Tensor:
-    """float32 [len(kept), D]: the kept rows, row 0 merged with those given up."""
-    ids = torch.from_numpy(kept)
-    weights = torch.from_numpy(counts).double()
-    weights[ids[1:]] = 0
-    merged, parts, start = torch.zeros(trained.spec.embedding_dim, dtype=torch.float64), [], 0
+@torch.no_grad()
+def _fill(place: Tensor, trained: EmbeddingBackend[Any], table: int, kept: np.ndarray, counts: np.ndarray) -> None:
+    """Writes the kept rows to ``place`` [len(kept), D], row 0 merged with those given up."""
+    given_up = np.ones(len(counts), dtype=bool)
+    given_up[kept[1:]] = False
+    merged, total, others, start, done = torch.zeros(place.shape[1], dtype=torch.float64), 0, 0, 0, 0
     for chunk in trained.rows(table):
-        rows = chunk.float().cpu()
-        inside = ids[(ids >= start) & (ids < start + len(rows))] - start
-        parts.append(rows.index_select(0, inside))
-        merged += weights[start : start + len(rows)] @ rows.double()
-        start += len(rows)
-    out = torch.cat(parts)
-    if weights.sum() > 0 and int((weights > 0).sum()) > int(weights[OOV] > 0):
-        out[OOV] = (merged / weights.sum()).float()
-    return out
+        end = start + len(chunk)
+        until = int(np.searchsorted(kept, end))
+        place[done:until] = chunk.index_select(0, torch.from_numpy(kept[done:until] - start).to(chunk.device))
+        weights = np.where(given_up[start:end], counts[start:end], 0)
+        merged += torch.from_numpy(weights).double() @ chunk.double().cpu()
+        total += int(weights.sum())
+        others += int(weights[1:].sum() if start == 0 else weights.sum())
+        start, done = end, until
+    if others:
+        place[OOV] = merged / total
