@@ -122,12 +122,13 @@ def _tables(facts: dict[str, Any]) -> Iterator[Table | str]:
 
 @contextmanager
 def show_progress(quiet: bool) -> Iterator[Report | None]:
-    """Rows done and rate on stderr; nothing when ``quiet``."""
-    if quiet:
+    """Rows done and rate on stderr; nothing when ``quiet``, or where nobody watches."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
         yield None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
         started: dict[str, float] = {}
 
