@@ -231,3 +231,11 @@ def test_sizes_are_what_the_docstrings_say() -> None:
     assert compress(trained(), "int8").serving_bytes() == n * (DIM + 8)
     assert compress(trained(), "int8", options={"range": "symmetric"}).serving_bytes() == n * (DIM + 4)
     assert compress(trained(), "int4").serving_bytes() == n * ((DIM + 1) // 2 + 4)
+
+
+def test_a_clipped_range_by_hand() -> None:
+    """Half of 0..15 is 3.75..11.25; what is outside goes to its ends."""
+    codes, scale, bias = quantise(torch.tensor([[0.0, 15.0, 7.25]]), 4, False, torch.float32, clips=(0.5,))
+    assert codes.tolist() == [[0, 15, 7]]
+    assert scale.tolist() == [0.5]
+    assert bias.tolist() == [3.75]
