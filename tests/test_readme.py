@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recsys_emb.data.sources.base import source_registry
 from recsys_emb.embeddings import backend_registry
+from recsys_emb.embeddings.posttraining import posttraining_registry
 from recsys_emb.models import model_registry
 
 README = Path(__file__).parent.parent / "README.md"
@@ -15,7 +16,7 @@ README = Path(__file__).parent.parent / "README.md"
 def tables() -> dict[str, str]:
     """Markdown between ``<!-- NAME -->`` and ``<!-- end -->``, by name."""
     out = {}
-    for registry in (backend_registry, model_registry):
+    for registry in (backend_registry, posttraining_registry, model_registry):
         rows = [registry.describe(n) for n in registry.names()]
         lines = [f"| {registry.kind} | what it is | options |", "|---|---|---|"]
         lines += [f"| `{r['name']}` | {r['summary']} | {', '.join(r['options'])} |" for r in rows]
