@@ -27,6 +27,7 @@ else
 	$(PIP) install -q -c constraints.txt --no-deps torchrec
 	$(PIP) install -q -c constraints.txt -e '.[cpu,dev]'
 endif
+	@echo "Installed. (pip's remark that torchrec wants fbgemm-gpu is expected: fbgemm-gpu-cpu stands in for it.)"
 	@touch $@
 
 demo: install

@@ -107,7 +107,7 @@ def write_table() -> None:
         "Made by `python experiments/run.py` (with RECSYS_EMB_DATA set); mean ± standard deviation over the seeds. "
         "AUC and logloss are of the test split, read once with the weights that were best on the validation split.",
         "",
-        "| experiment | seeds | test AUC | test logloss | GAUC | valid AUC | epochs | training, s | rows/s | tables, MB |",
+        "| experiment | seeds | test AUC | test logloss | GAUC | valid AUC | epochs | train, s | rows/s | MB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:

@@ -24,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, what shells use too."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Config = Annotated[Path, typer.Argument(help="A run's YAML file.", metavar="CONFIG")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; repeatable.")]
@@ -44,7 +47,9 @@ def main() -> None:
             raise
         code = _explain(error)
     except KeyboardInterrupt:
-        code = _complain("interrupted", 130)
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _complain("interrupted; a training continues with --resume from its last evaluation", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -89,6 +94,10 @@ def train(
     from recsys_emb.training.run import default_out
     from recsys_emb.training.run import train as run_training
 
+    if resume and out is None:
+        raise UserError("--resume: name the run to continue with --out RUN")
+    if resume and out is not None and not (out / "config.yaml").is_file():
+        raise UserError(f"--resume: {out} holds no run to continue; leave out --resume to start one there")
     parsed = load_config(config, overrides)
     folder = out or default_out(parsed)
     with _reporter(f"{parsed.model.name} {parsed.embedding.backend}", as_json) as reporter:

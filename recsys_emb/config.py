@@ -179,6 +179,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         return f"{key}: unknown key{hint}; allowed: {', '.join(keys) or 'none'}"
     if first["type"] == "missing":
         return f"{key}: missing"
+    if first["type"] == "value_error":  # raised by our own validators: the message says it all
+        return f"{key}: {first['ctx']['error']}"
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 

@@ -22,7 +22,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *ar
     return left.value.code, out.out, out.err
 
 
-@pytest.fixture()
+@pytest.fixture
 def config(prepared: Path, tmp_path: Path) -> Path:
     path = tmp_path / "run.yaml"
     tree = {
@@ -91,6 +91,8 @@ def test_validate(capsys, monkeypatch, config: Path, prepared: Path) -> None:
         (["train", "CONFIG", "--set", "data.path=/nowhere"], "does not exist; make one with `recsys-emb data prepare`"),
         (["train", "CONFIG", "--out", "TMP"], "exists already; continue it with --resume"),
         (["train", "CONFIG", "--set", "device=cuda"], "device: cuda was asked for"),
+        (["train", "CONFIG", "--resume"], "--resume: name the run to continue with --out"),
+        (["train", "CONFIG", "--resume", "--out", "TMP/none"], "holds no run to continue"),
         (["evaluate", "TMP"], "no config.yaml"),
         (["compare", "TMP"], "TMP"),
         (["validate", "CONFIG", "--set", "embedding.budget=10B"], "full cannot fit in 10 bytes; the least"),
@@ -114,6 +116,16 @@ def test_mistakes_are_one_line_and_exit_2(
     assert err.startswith("recsys-emb: ")
     assert err.count("\n") == 1
     assert message.replace("TMP", str(tmp_path)) in err
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch, config: Path) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recsys_emb.config.load_config", interrupted)
+    code, _, err = run(capsys, monkeypatch, "train", str(config))
+    assert code == 130
+    assert err == "recsys-emb: interrupted; a training continues with --resume from its last evaluation\n"
 
 
 def test_anything_else_is_exit_1_without_a_traceback(capsys, monkeypatch, config: Path) -> None:

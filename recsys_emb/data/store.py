@@ -17,6 +17,7 @@ DIR/
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,14 @@ class EncodedDataset:
     def name(self) -> str:
         """What reports call the dataset: the name given at preparation, else the source."""
         return self.manifest.get("name") or self.manifest.get("source", self.path.name)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that gives raw values their ids and dense values their scale: equal sizes are not enough."""
+        checksums: dict[str, str] = self.manifest.get("checksums", {})
+        meaning = {k: v for k, v in checksums.items() if k.startswith("vocabularies/")}
+        text = json.dumps([meaning, self.manifest.get("dense")], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @property
     def bayes(self) -> dict[str, dict[str, float]]:

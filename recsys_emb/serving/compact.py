@@ -72,8 +72,7 @@ def write_artifact(
     trained = run.report
     config = run.config
     dataset = open_dataset(config.data.path)
-    if dataset.schema != run.schema:
-        raise UserError(f"{dataset.path}: was prepared anew since {run.path} was trained; train the run again")
+    run.check_dataset(dataset)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
     batch_size = config.training.batch_size

@@ -47,14 +47,18 @@ class Checkpoints:
         beside.rename(target)
         _fsync(self.path)
         if best:
-            pointer = self.path / "best.json.tmp"
-            pointer.write_text(json.dumps({"folder": target.name}), encoding="utf-8")
-            _fsync(pointer)
-            pointer.replace(self.path / "best.json")
+            self.mark_best(target)
         keep = {target, self.best()}
         for old in self._folders():
             if old not in keep:
                 shutil.rmtree(old)
+
+    def mark_best(self, folder: Path) -> None:
+        """Says that a checkpoint is the best one."""
+        pointer = self.path / "best.json.tmp"
+        pointer.write_text(json.dumps({"folder": folder.name}), encoding="utf-8")
+        _fsync(pointer)
+        pointer.replace(self.path / "best.json")
 
     def save_initial(self, model: Mapping[str, Tensor]) -> None:
         """Writes the weights that the stage starts with; those that are there already are kept."""

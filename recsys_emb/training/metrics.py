@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys_emb.data.schema import OOV_ID
 from recsys_emb.errors import UserError
 
 
@@ -187,8 +188,14 @@ def evaluate(predictions: Predictions) -> dict[str, float | None]:
         "logloss": logloss(logits, labels, weights),
         "ne": normalized_entropy(logits, labels, weights),
         "calibration": calibration(logits, labels, weights),
-        "gauc": None if groups is None else gauc(logits, labels, groups),
+        "gauc": None if groups is None else _gauc_of_known(logits, labels, groups),
     }
+
+
+def _gauc_of_known(logits: Tensor, labels: Tensor, groups: Tensor) -> float | None:
+    """GAUC over users that have an id: those out of vocabulary are many users, not one."""
+    known = (groups != OOV_ID).nonzero().view(-1)
+    return gauc(logits[known], labels[known], groups[known]) if len(known) else None
 
 
 def _sorted(values: Tensor) -> Tensor:

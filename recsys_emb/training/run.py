@@ -76,10 +76,13 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
         run = RunDir.open(out)
         if run.config != config:
             raise UserError(f"--resume: {out} was started with another config than this one; see {out}/config.yaml")
+        run.check_dataset(dataset)
         if run.done:
+            if not (out / "report.html").exists():  # killed between the two
+                run_page(out)
             return run.report
     else:
-        run = RunDir.create(out, config, dataset.schema)
+        run = RunDir.create(out, config, dataset)
     runtime.configure(config.seed, precision)
     runtime.reset_peak_rss()
     stages = planned.backend.stages(planned.config)
@@ -169,8 +172,7 @@ def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict
     """Metrics of a run's best weights on a split of its own dataset, or of another prepared with the same schema."""
     config = run.config
     dataset = open_dataset(data or config.data.path)
-    if dataset.schema != run.schema:
-        raise UserError(f"{dataset.path}: its fields or vocabularies differ from those that {run.path} was trained on")
+    run.check_dataset(dataset)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
     figures = metrics.evaluate(predict(model, split_loader(dataset, split, config), precision))

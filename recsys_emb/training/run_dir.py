@@ -4,6 +4,7 @@ RUN/
   config.yaml        the resolved config; `train` takes it as it is
   env.json           versions and machine
   schema.json        the dataset's fields
+  dataset.json       where the dataset was, and the fingerprint of its vocabularies
   embedding.json     per stage: the backend and its planned sizes
   metrics.jsonl      one JSON object a line: {"event": "train" | "eval" | "search", "stage", "step", "epoch", ...}
   tensorboard/       the same for TensorBoard
@@ -25,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recsys_emb.config import RunConfig, dump_config, load_config
 from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.data.store import EncodedDataset
 from recsys_emb.errors import UserError
 from recsys_emb.training.runtime import environment
 
@@ -59,15 +61,17 @@ class RunDir:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, schema: DatasetSchema) -> RunDir:
+    def create(cls, path: Path, config: RunConfig, dataset: EncodedDataset) -> RunDir:
         """A new folder. Raises UserError when ``path`` holds something already or cannot be written."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"--out {path}: exists already; continue it with --resume, or name a new folder")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_text(path / "config.yaml", dump_config(config))
             write_json(path / "env.json", environment())
-            write_json(path / "schema.json", schema.model_dump(mode="json"))
+            write_json(path / "schema.json", dataset.schema.model_dump(mode="json"))
+            facts = {"path": str(dataset.path.resolve()), "name": dataset.name, "fingerprint": dataset.fingerprint}
+            write_json(path / "dataset.json", facts)
+            write_text(path / "config.yaml", dump_config(config))  # last: it is what makes the folder a run
         except OSError as error:
             raise UserError(f"--out {path}: cannot be written ({error.strerror})") from None
         return cls(path)
@@ -87,6 +91,14 @@ class RunDir:
     def schema(self) -> DatasetSchema:
         return DatasetSchema.model_validate(read_json(self.path / "schema.json"))
 
+    def check_dataset(self, dataset: EncodedDataset) -> None:
+        """Raises UserError unless the run's ids mean in ``dataset`` what they meant in training."""
+        known = read_json(self.path / "dataset.json")["fingerprint"]
+        if dataset.schema != self.schema or dataset.fingerprint != known:
+            raise UserError(
+                f"{dataset.path}: its fields or vocabularies differ from those that {self.path} was trained on"
+            )
+
     @property
     def done(self) -> bool:
         return (self.path / "DONE").is_file()
@@ -95,7 +107,8 @@ class RunDir:
     def report(self) -> dict[str, Any]:
         """The final figures. Raises UserError while the run is unfinished."""
         if not self.done:
-            raise UserError(f"{self.path}: the run is not finished; continue it with `recsys-emb train --resume`")
+            how = f"`recsys-emb train {self.path}/config.yaml --out {self.path} --resume`"
+            raise UserError(f"{self.path}: the run is not finished; continue it with {how}")
         return read_json(self.path / "report.json")
 
     def checkpoints(self, stage: str) -> Path:

@@ -101,9 +101,9 @@ class Trainer:
         """
         p = self.progress
         started = time.perf_counter() - p.total_seconds
+        begin = time.perf_counter()  # of a step, from the loading of its batch
         while not p.finished:
             for batch in self.train.epoch(p.epoch, start=p.batch):
-                begin = time.perf_counter()
                 self.model.train()
                 loss = self._step(batch.to(self.device))
                 self._count(len(batch), time.perf_counter() - begin)
@@ -118,6 +118,7 @@ class Trainer:
                     self._evaluate(log, reporter)
                     if p.finished:
                         break
+                begin = time.perf_counter()
         p.total_seconds = time.perf_counter() - started
         best = self.checkpoints.best()
         if best is not None:
@@ -195,8 +196,15 @@ class Trainer:
 
     def _save(self, best: bool) -> None:
         tensors = self.optimizer.state_dict()
-        tensors["random_state"] = torch.get_rng_state()
+        tensors |= self._random_state()
         self.checkpoints.save(self.progress.step, self.model.state_dict(), tensors, asdict(self.progress), best)
+
+    def _random_state(self) -> dict[str, Tensor]:
+        """Of dropout and whatever else draws while training."""
+        state = {"random_state": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["random_state_cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
 
     def resume(self) -> None:
         """Continues from the newest checkpoint, if there is one."""
@@ -206,15 +214,19 @@ class Trainer:
         load_model(self.model, folder)
         tensors = load_tensors(folder / "optimizer.safetensors")
         torch.set_rng_state(tensors.pop("random_state"))
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors.pop("random_state_cuda"), self.device)
         self.progress = Progress(**read_json(folder / "state.json"))
         p = self.progress
+        if p.best_step == p.step:  # killed before the checkpoint was marked
+            self.checkpoints.mark_best(folder)
         self.optimizer.load_state_dict(tensors, p.carried_steps + p.step)
         self.optimizer.set_learning_rate(p.learning_rate)
 
     def carry_optimizer(self, folder: Path) -> None:
         """Goes on with the optimizer of another stage's checkpoint, at this stage's learning rate."""
         tensors = load_tensors(folder / "optimizer.safetensors")
-        tensors.pop("random_state")
+        tensors = {k: v for k, v in tensors.items() if not k.startswith("random_state")}
         before = Progress(**read_json(folder / "state.json"))
         self.progress.carried_steps = before.carried_steps + before.step
         self.optimizer.load_state_dict(tensors, self.progress.carried_steps)

@@ -235,7 +235,7 @@ def test_history_keeps_its_last_entries(tmp_path: Path) -> None:
         ({"split": {"ratio": [1, 1, 1]}}, "ratio: unknown key"),
         ({"separator": "::"}, "separator: .*single ASCII character"),
         ({"categorical": [{"name": "a b"}]}, "categorical.0.name"),
-        ({"categorical": [], "multi_valued": [], "dense": [], "sequences": [], "user": None}, "no fields: give dense"),
+        ({"categorical": [], "multi_valued": [], "dense": [], "sequences": [], "user": None}, "no field to embed: give categorical"),
     ],
 )
 def test_mistakes_in_the_schema(tmp_path: Path, change: dict[str, Any], message: str) -> None:

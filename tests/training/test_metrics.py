@@ -46,7 +46,7 @@ def gauc_by_loop(scores, labels, users):
 @settings(max_examples=150, deadline=None)
 def test_equal_to_scikit_learn_and_to_loops(split):
     logits, labels, weights, users = split
-    x, y, w = logits.numpy(), labels.numpy(), weights.numpy()
+    x, y, w = logits.numpy(), labels.double().numpy(), weights.double().numpy()
     p = 1 / (1 + np.exp(-x.astype(np.float64)))
     assert auc(logits, labels) == pytest.approx(roc_auc_score(y, x), abs=1e-12)
     assert auc(logits, labels, weights) == pytest.approx(roc_auc_score(y, x, sample_weight=w), abs=1e-9)
@@ -111,7 +111,7 @@ def test_users_far_apart_and_close_by_give_the_same_gauc():
 def test_predictions_by_batch_equal_the_whole():
     generator = torch.Generator().manual_seed(1)
     logits, labels = torch.randn(1000, generator=generator), torch.randint(0, 2, (1000,), generator=generator)
-    weights, users = torch.rand(1000, generator=generator), torch.randint(0, 30, (1000,), generator=generator)
+    weights, users = torch.rand(1000, generator=generator), torch.randint(1, 30, (1000,), generator=generator)
     collected = Predictions()
     for rows in torch.arange(1000).split(33):
         buffer = logits[rows].clone().requires_grad_()
@@ -167,3 +167,11 @@ def test_an_empty_split_and_a_class_without_weight_are_errors():
         evaluate(Predictions())
     with pytest.raises(UserError, match="weight"):
         auc(torch.randn(2), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+
+
+def test_gauc_leaves_out_users_without_an_id() -> None:
+    """Id 0 is many strangers; ranking them against each other says nothing of one user."""
+    out = Predictions()
+    logits = torch.tensor([2.0, 1.0, 0.5, -1.0])
+    out.append(logits, torch.tensor([1.0, 0.0, 0.0, 1.0]), groups=torch.tensor([7, 7, 0, 0]))
+    assert evaluate(out)["gauc"] == 1.0

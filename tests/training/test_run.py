@@ -14,6 +14,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from recsys_emb.config import RunConfig, TrainingConfig, parse_config
 from recsys_emb.data.batches import BatchLoader
+from recsys_emb.data.encode import prepare
+from recsys_emb.data.options import make_source
 from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.models.base import build_model
@@ -242,9 +244,6 @@ def test_dense_adam_mode_is_torchs_adam(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_on_another_dataset_needs_the_same_fields(prepared: Path, tmp_path: Path) -> None:
-    from recsys_emb.data.encode import prepare
-    from recsys_emb.data.options import make_source
-
     running.train(config_for(prepared, epochs=1), tmp_path / "run", Silent())
     prepare(make_source("synthetic", options={"rows": 2000, "ids": 500, "seed": 4}), tmp_path / "other")
     with pytest.raises(UserError, match="fields or vocabularies differ"):
@@ -266,3 +265,35 @@ def test_impossible_runs_are_refused_before_a_folder_is_made(
     with pytest.raises(UserError, match=message):
         running.train(parse_config(tree), tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_prepared_anew_with_other_ids_is_refused(tmp_path: Path) -> None:
+    """Same fields and sizes, other vocabularies: ids would mean other values."""
+
+    def data(values: str, out: Path) -> Path:
+        rows = [f"{i % 2},{values[i % 3]},{'train' if i < 20 else ('valid', 'test')[i // 2 % 2]}" for i in range(40)]
+        raw = tmp_path / f"{values}.csv"
+        raw.write_text("y,letter,part\n" + "\n".join(rows) + "\n")
+        options = {"label": "y", "categorical": ["letter"], "split": {"column": "part"}}
+        prepare(make_source("table", raw, options=options), out, overwrite=True)
+        return out
+
+    folder = data("abc", tmp_path / "data")
+    config = config_for(folder, {"name": "lr"}, epochs=1)
+    running.train(config, tmp_path / "run", Silent())
+    assert running.evaluate(load_run(tmp_path / "run"))["rows"] == 10
+    data("xyz", folder)
+    with pytest.raises(UserError, match="vocabularies differ"):
+        running.evaluate(load_run(tmp_path / "run"))
+    with pytest.raises(UserError, match="vocabularies differ"):
+        running.train(config, tmp_path / "run", Silent(), resume=True)
+
+
+def test_a_kill_before_the_best_is_marked_loses_nothing(prepared: Path, tmp_path: Path) -> None:
+    config = config_for(prepared, epochs=2, lr_drop=1.0, patience=9)
+    whole = running.train(config, tmp_path / "whole", Silent())
+    with pytest.raises(Killed):
+        running.train(config, tmp_path / "killed", KilledAt(12))
+    (tmp_path / "killed/checkpoints/train/best.json").unlink()  # written after the checkpoint
+    resumed = running.train(config, tmp_path / "killed", Silent(), resume=True)
+    assert resumed["logloss"] == whole["logloss"]

@@ -261,7 +261,7 @@ def test_killed_in_any_stage_it_continues_to_the_same_report(
 def test_killed_in_a_search_it_searches_again(prepared: Path, tmp_path: Path) -> None:
     config = config_for(prepared, start="initial")
     whole = running.train(config, tmp_path / "whole", Silent())
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
         patch.setattr(Narrow, "fail_after", 2)
         running.train(config, tmp_path / "killed", Silent())
     assert figures(running.train(config, tmp_path / "killed", Silent(), resume=True)) == figures(whole)
@@ -278,7 +278,7 @@ def test_killed_after_the_last_stage_only_the_report_is_missing(prepared: Path, 
 def test_impossible_stages_are_refused(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="goes with the best weights"):
         Carry(optimizer=True, start="initial")
-    run = RunDir.create(tmp_path / "run", config_for(prepared), open_dataset(prepared).schema)
+    run = RunDir.create(tmp_path / "run", config_for(prepared), open_dataset(prepared))
     runner = runner_of(run)
     with pytest.raises(ValueError, match="names that differ"):
         StageRunner(run, runner.dataset, runner.spec, runner.first, [Train(), Train()], runner.device, "fp32", Silent())

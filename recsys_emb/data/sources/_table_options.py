@@ -97,8 +97,8 @@ class TableOptions(SourceOptions):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"field {twice[0]!r} is given twice")
-        if not self.categorical and not self.multi_valued and not self.dense:
-            raise ValueError("no fields: give dense, categorical or multi_valued")
+        if not self.categorical and not self.multi_valued:
+            raise ValueError("no field to embed: give categorical or multi_valued")
         single = [f.name for f in self.categorical]
         if self.user is not None and self.user not in single:
             raise ValueError(f"user {self.user!r} is not one of categorical: {', '.join(single)}")

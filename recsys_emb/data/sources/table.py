@@ -188,16 +188,19 @@ def _times(values: pl.Series) -> pl.Series:
     if values.dtype.is_temporal():
         return values.to_physical().cast(pl.Int64)
     if values.dtype != pl.String:
-        return values
-    numbers = values.cast(pl.Float64, strict=False)
-    if numbers.null_count() == values.null_count():
+        return values.fill_nan(None) if values.dtype.is_float() else values
+    numbers = values.cast(pl.Float64, strict=False).fill_nan(None)
+    if numbers.null_count() < len(numbers):
         return numbers
-    return values.str.to_datetime(strict=False, time_unit="us").cast(pl.Int64).cast(pl.Float64)
+    try:
+        return values.str.to_datetime(strict=False, time_unit="us").cast(pl.Int64).cast(pl.Float64)
+    except pl.exceptions.ComputeError:  # no text of the block looks like a date
+        return numbers
 
 
 def _is_parquet(file: Path) -> bool:
     with open(file, "rb") as stream:
-        return stream.read(4) == b"PAR1"
+        return stream.read(4) == b"PAR1" or file.suffix == ".parquet"
 
 
 def _read_parquet(file: Path, roles: dict[str, str]) -> Iterator[Rows]:

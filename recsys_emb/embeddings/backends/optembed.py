@@ -298,7 +298,7 @@ class KeptPart(Part):
     @torch.no_grad()
     def take(self, net: Supernet) -> None:
         """The supernet's rows of the ids that keep theirs."""
-        ids = self.index.kept()
+        ids = self.index.kept().cpu()
         shift = net.starts[self.tables] - self.starts  # from a table's place here to its place there
         at = ids + shift.index_select(0, torch.bucketize(ids, self.ends, right=True))
         rows = net.table.weight.index_select(0, at.to(net.table.weight.device))
