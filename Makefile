@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo test stress experiments readme lint clean
+.PHONY: help install demo test stress bench experiments readme lint clean
 
 help:
 	@echo "make demo          install into $(VENV), make synthetic data, train, report (CUDA=1: CUDA builds)"
 	@echo "make test          the test suite, under 10 minutes on two cores"
 	@echo "make stress        the slow and large tests"
 	@echo "make experiments   train what experiments/ lists and write experiments/results/ (RECSYS_EMB_DATA: the data)"
+	@echo "make bench         training throughput by vocabulary size, written to benchmarks/results/"
 	@echo "make readme        the generated tables of README.md"
 	@echo "make lint          ruff and mypy"
 
@@ -38,6 +39,9 @@ test: install
 
 stress: install
 	$(BIN)/python -m pytest -m stress
+
+bench: install
+	$(BIN)/python -m benchmarks.training
 
 experiments: install
 	$(BIN)/python experiments/run.py
