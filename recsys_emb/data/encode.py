@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_emb.data.dense import DenseStatistics, FittedDense, standardise, transform
-from recsys_emb.data.folder import building, checksums, write_json
+from recsys_emb.data.folder import building, checksums
 from recsys_emb.data.rejects import RejectLog
 from recsys_emb.data.schema import HASHED_IDS, CategoricalField, DatasetSchema, SequenceField
 from recsys_emb.data.sources.base import TRAIN, Block, RawFields, Source
@@ -29,6 +29,7 @@ from recsys_emb.data.values import canonical, distinct_codes, flatten
 from recsys_emb.data.vocabulary import ValueSpool, Vocabulary, hashed_block_ids, write_vocabulary
 from recsys_emb.data.writer import SplitWriter
 from recsys_emb.errors import UserError
+from recsys_emb.files import write_json
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a stage (``reading`` or ``writing``), its rows done so far, and the rows in all where they are known."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from recsys_emb.errors import UserError
+from recsys_emb.files import read_json
 
 _MARK = "UNFINISHED"
 
@@ -56,14 +55,10 @@ def check_free(out: Path, overwrite: bool) -> None:
 def is_prepared(folder: Path) -> bool:
     """Whether ``folder`` was written by ``prepare``."""
     try:
-        manifest = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(folder / "dataset.json")
+    except UserError:
         return False
-    return isinstance(manifest, dict) and "format_version" in manifest and (folder / "schema.json").is_file()
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return "format_version" in manifest and (folder / "schema.json").is_file()
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.errors import UserError
+from recsys_emb.files import read_json
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -105,14 +106,14 @@ class EncodedDataset:
         if not (self.path / "dataset.json").is_file():
             what = "is not a prepared dataset (no dataset.json)" if self.path.exists() else "does not exist"
             raise UserError(f"data.path {self.path} {what}; make one with `recsys-emb data prepare`")
-        self.manifest: dict[str, Any] = _read_json(self.path / "dataset.json")
+        self.manifest: dict[str, Any] = read_json(self.path / "dataset.json")
         version = self.manifest.get("format_version")
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{self.path} was prepared as format {version}, this version reads {FORMAT_VERSION}; prepare it again"
             )
         try:
-            self.schema = DatasetSchema.model_validate(_read_json(self.path / "schema.json"))
+            self.schema = DatasetSchema.model_validate(read_json(self.path / "schema.json"))
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(f"{self.path / 'schema.json'}: {first['loc']}: {first['msg']}") from None
@@ -158,13 +159,6 @@ class EncodedDataset:
 def open_dataset(path: str | Path) -> EncodedDataset:
     """Opens a folder written by ``recsys-emb data prepare``."""
     return EncodedDataset(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 def _map(path: Path) -> np.ndarray:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys_emb.errors import UserError
+from recsys_emb.files import write_text
 from recsys_emb.report import html
 from recsys_emb.report.columns import label, shown
 from recsys_emb.report.runs import Report, group_by_seed, load_reports
@@ -52,7 +53,7 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> list[R
         ax = _memory_auc_by_dataset(rows)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(_page(rows, plots.svg(ax, "Test AUC against serving size")), encoding="utf-8")
+            write_text(path, _page(rows, plots.svg(ax, "Test AUC against serving size")))
             path.with_suffix(".png").write_bytes(plots.png(ax))
         except OSError as error:
             raise UserError(f"--out {path}: cannot write ({error.strerror}); choose another file") from None

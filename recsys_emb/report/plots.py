@@ -102,7 +102,7 @@ def learning_curves(events: Sequence[Mapping[str, Any]], axes: Sequence[Axes] | 
     """Loss of training batches and of evaluations (first axes) and validation AUC (second) against the step.
 
     Args:
-        events: of ``load_events``, the lines of ``metrics.jsonl``.
+        events: of ``RunDir.metrics``, the lines of ``metrics.jsonl``.
         axes: two axes.
     """
     with rc_context(_STYLE):

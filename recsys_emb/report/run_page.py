@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from recsys_emb.files import read_json, write_text
 from recsys_emb.report import html
 from recsys_emb.report.columns import COLUMNS, label
 from recsys_emb.report.compare import SIZES_NOTE
-from recsys_emb.report.runs import Report, load_events, load_report
+from recsys_emb.report.runs import Report, load_report
 from recsys_emb.report.sizes import MB, human_bytes
+from recsys_emb.training.run_dir import RunDir
 
 
 def run_page(run_dir: str | Path, out: str | Path | None = None) -> Path:
@@ -20,8 +22,8 @@ def run_page(run_dir: str | Path, out: str | Path | None = None) -> Path:
     """
     run = Path(run_dir)
     path = run / "report.html" if out is None else Path(out)
-    report, events = load_report(run), load_events(run)
-    env = run / "env.json"
+    report, events = load_report(run), RunDir(run).metrics()
+    env = read_json(run / "env.json") if (run / "env.json").is_file() else {}
     curves = ""
     if events:
         from recsys_emb.report import plots  # matplotlib takes a while to import
@@ -29,7 +31,8 @@ def run_page(run_dir: str | Path, out: str | Path | None = None) -> Path:
         svg = plots.svg(plots.learning_curves(events)[0], "Learning curve")
         caption = "Loss of training batches and of the validation split, and validation AUC."
         curves = html.section("Learning curve", html.figure(svg, caption))
-    path.write_text(
+    write_text(
+        path,
         html.page(
             report["run"],
             f"{label(report)} on {report['dataset']}, seed {report['seed']}",
@@ -39,9 +42,8 @@ def run_page(run_dir: str | Path, out: str | Path | None = None) -> Path:
             curves,
             _tables(report),
             html.section("Config", html.preformatted((run / "config.yaml").read_text(encoding="utf-8"))),
-            html.section("Environment", html.preformatted(_indented(env))) if env.is_file() else "",
+            html.section("Environment", html.preformatted(json.dumps(env, indent=2))) if env else "",
         ),
-        encoding="utf-8",
     )
     return path
 
@@ -111,11 +113,3 @@ def _tables(report: Report) -> str:
 
 def _number(value: float | None) -> html.Cell:
     return html.Cell("–") if value is None else html.Cell(f"{value:,}", value=value)
-
-
-def _indented(path: Path) -> str:
-    text = path.read_text(encoding="utf-8")
-    try:
-        return json.dumps(json.loads(text), indent=2)
-    except ValueError:
-        return text

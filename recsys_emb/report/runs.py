@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from recsys_emb.errors import UserError
+from recsys_emb.files import read_json
 
 Report = dict[str, Any]
 
@@ -45,13 +46,10 @@ def load_report(run_dir: str | Path) -> Report:
     missing = [name for name in ("DONE", "report.json") if not artifact and not (run / name).is_file()]
     if missing:
         raise UserError(f"run {run}: not finished (no {missing[0]}); continue it with `recsys-emb train --resume`")
-    try:
-        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{run / 'report.json'}: not valid JSON ({error}); train the run again") from None
-    if artifact and isinstance(report, dict) and report.get("auc") is None:
+    report = read_json(run / "report.json")
+    if artifact and report.get("auc") is None:
         raise UserError(f"artifact {run}: has no figures yet; run `recsys-emb evaluate {run}` first")
-    absent = [key for key in _REQUIRED if key not in report] if isinstance(report, dict) else list(_REQUIRED)
+    absent = [key for key in _REQUIRED if key not in report]
     if absent:
         raise UserError(f"{run / 'report.json'}: lacks the key {absent[0]!r}; train the run again")
     bayes = report.get("bayes_auc")
@@ -85,25 +83,11 @@ def load_run_config(run_dir: Path) -> dict[str, Any]:
 def _artifact_config(artifact: Path) -> dict[str, Any]:
     """The config of the run that an artifact was made from, with how it was made under ``compact``."""
     path = artifact / "artifact.json"
+    manifest = read_json(path)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
         return {**manifest["config"], "artifact": "yes", "compact": manifest["compact"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: cannot be read; compact the run again") from None
-
-
-def load_events(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``, oldest first; empty when the run has none. UserError names a broken line."""
-    path = run_dir / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    events = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            raise UserError(f"{path} line {number}: not valid JSON; delete that line") from None
-    return events
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: lacks 'config' or 'compact'; compact the run again") from None
 
 
 def group_by_seed(reports: Sequence[Report]) -> list[Report]:

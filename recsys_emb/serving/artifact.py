@@ -35,10 +35,10 @@ from recsys_emb.embeddings.base import EmbeddingBackend, backend_registry
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.posttraining import posttraining_registry
 from recsys_emb.errors import UserError
+from recsys_emb.files import read_json
 from recsys_emb.models.base import CTRModel, build_model, model_registry
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import load_tensors
-from recsys_emb.training.run_dir import read_json
 from recsys_emb.training.trainer import predict
 
 FORMAT_VERSION = 1
@@ -196,7 +196,7 @@ def _read_manifest(path: Path) -> Manifest:
         what = f"not an artifact (no {MANIFEST})" if path.exists() else "no such folder"
         raise UserError(f"{path}: {what}; `recsys-emb compact` makes one")
     tree = read_json(path / MANIFEST)
-    version = tree.get("format_version") if isinstance(tree, dict) else None
+    version = tree.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
             f"{path / MANIFEST}: format {version!r}, this version reads {FORMAT_VERSION}; compact the run again"

@@ -18,6 +18,7 @@ from recsys_emb.embeddings.base import EmbeddingBackend, Stats
 from recsys_emb.embeddings.budget import Budget
 from recsys_emb.embeddings.posttraining import compress
 from recsys_emb.errors import UserError
+from recsys_emb.files import write_json
 from recsys_emb.models.base import CTRModel
 from recsys_emb.serving.artifact import (
     DENSE,
@@ -37,7 +38,7 @@ from recsys_emb.serving.artifact import (
 from recsys_emb.serving.evaluate import logit_error, predictions
 from recsys_emb.training import metrics, runtime
 from recsys_emb.training.run import restore
-from recsys_emb.training.run_dir import RunDir, write_json
+from recsys_emb.training.run_dir import RunDir
 
 
 def write_artifact(

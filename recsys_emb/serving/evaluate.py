@@ -10,10 +10,10 @@ from torch import Tensor
 from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.errors import UserError
+from recsys_emb.files import write_json
 from recsys_emb.models.base import CTRModel
 from recsys_emb.serving.artifact import REPORT, Artifact
 from recsys_emb.training import metrics, runtime
-from recsys_emb.training.run_dir import write_json
 from recsys_emb.training.trainer import predict
 
 

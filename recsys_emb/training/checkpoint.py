@@ -8,8 +8,6 @@ checkpoints/STAGE/
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys_emb.errors import UserError
+from recsys_emb.files import fsync, read_json, write_json
 
 
 class Checkpoints:
@@ -39,13 +38,13 @@ class Checkpoints:
         beside.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in model.items()}, beside / "model.safetensors")
         save_file({k: v.contiguous() for k, v in optimizer.items()}, beside / "optimizer.safetensors")
-        (beside / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
         for file in beside.iterdir():
-            _fsync(file)
+            fsync(file)
+        write_json(beside / "state.json", state)
         if target.exists():  # a run that was resumed behind it
             shutil.rmtree(target)
         beside.rename(target)
-        _fsync(self.path)
+        fsync(self.path)
         if best:
             self.mark_best(target)
         keep = {target, self.best()}
@@ -55,10 +54,7 @@ class Checkpoints:
 
     def mark_best(self, folder: Path) -> None:
         """Says that a checkpoint is the best one."""
-        pointer = self.path / "best.json.tmp"
-        pointer.write_text(json.dumps({"folder": folder.name}), encoding="utf-8")
-        _fsync(pointer)
-        pointer.replace(self.path / "best.json")
+        write_json(self.path / "best.json", {"folder": folder.name})
 
     def save_initial(self, model: Mapping[str, Tensor]) -> None:
         """Writes the weights that the stage starts with; those that are there already are kept."""
@@ -68,9 +64,9 @@ class Checkpoints:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in model.items()}, beside / "model.safetensors")
-        _fsync(beside / "model.safetensors")
+        fsync(beside / "model.safetensors")
         beside.rename(self.initial)
-        _fsync(self.path)
+        fsync(self.path)
 
     @property
     def initial(self) -> Path:
@@ -86,10 +82,10 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """The checkpoint of the best evaluation so far."""
-        try:
-            folder = self.path / json.loads((self.path / "best.json").read_text(encoding="utf-8"))["folder"]
-        except FileNotFoundError:
+        pointer = self.path / "best.json"
+        if not pointer.is_file():
             return None
+        folder = self.path / read_json(pointer)["folder"]
         return folder if folder.is_dir() else None
 
 
@@ -108,11 +104,3 @@ def load_model(model: torch.nn.Module, folder: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: does not fit the run's config ({reason})") from None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

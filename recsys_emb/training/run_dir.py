@@ -16,7 +16,6 @@ RUN/
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,30 +27,8 @@ from recsys_emb.config import RunConfig, dump_config, load_config
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.errors import UserError
+from recsys_emb.files import read_json, read_json_lines, write_json, write_text
 from recsys_emb.training.runtime import environment
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes beside and renames, so that a reader never sees half a file."""
-    beside = path.with_name(path.name + ".tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON with the same care."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Raises UserError when the file is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
 
 
 class RunDir:
@@ -120,12 +97,9 @@ class RunDir:
         write_text(self.path / "DONE", "")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a half-written last line of a killed run is left out."""
+        """The lines of ``metrics.jsonl``, oldest first; none before training starts. UserError names a broken line."""
         path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return read_json_lines(path) if path.is_file() else []
 
     @contextmanager
     def log(self, stage: str, step: int) -> Iterator[MetricsLog]:

@@ -19,10 +19,11 @@ from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, backend_registry
+from recsys_emb.files import read_json, write_json
 from recsys_emb.models.base import CTRModel, build_model
 from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import Checkpoints, load_model
-from recsys_emb.training.run_dir import MetricsLog, RunDir, read_json, write_json
+from recsys_emb.training.run_dir import MetricsLog, RunDir
 from recsys_emb.training.stages import Compact, Search, Stage, Train
 from recsys_emb.training.trainer import Reporter, Trainer, predict
 

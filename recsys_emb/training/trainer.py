@@ -16,11 +16,12 @@ from torch import Tensor
 from recsys_emb.config import TrainingConfig
 from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.errors import UserError
+from recsys_emb.files import read_json
 from recsys_emb.models.base import CTRModel
 from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import Checkpoints, load_model, load_tensors
 from recsys_emb.training.model_optimizer import ModelOptimizer
-from recsys_emb.training.run_dir import MetricsLog, read_json
+from recsys_emb.training.run_dir import MetricsLog
 from recsys_emb.training.runtime import autocast
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from recsys_emb.report import plots, run_page
-from recsys_emb.report.runs import load_events
+from recsys_emb.training.run_dir import load_run
 
 
 def test_everything_of_a_run_on_one_page(make_run, read_page):
@@ -67,7 +67,7 @@ def test_what_a_run_says_is_escaped(make_run, read_page):
 
 
 def test_learning_curves_draw_the_events(make_run):
-    events = load_events(make_run("a"))
+    events = load_run(make_run("a")).metrics()
     losses, aucs = plots.learning_curves(events)
     training, validation = losses.get_lines()
     np.testing.assert_allclose(training.get_xdata(), range(100, 1001, 100))

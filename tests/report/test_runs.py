@@ -7,7 +7,8 @@ import pytest
 
 from recsys_emb.errors import UserError
 from recsys_emb.report import group_by_seed, load_report, load_reports
-from recsys_emb.report.runs import AVERAGED, load_events
+from recsys_emb.report.runs import AVERAGED
+from recsys_emb.training.run_dir import load_run
 
 
 def test_a_report_knows_its_run_and_its_gap_to_bayes(make_run):
@@ -95,9 +96,9 @@ def test_what_is_no_finished_run_is_a_one_line_error(make_run, tmp_path):
 
 
 def test_a_broken_line_of_metrics_is_named(make_run):
-    run = make_run("a")
-    assert [e["event"] for e in load_events(run)].count("eval") == 5
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"event": "tr')
+    run = load_run(make_run("a"))
+    assert [e["event"] for e in run.metrics()].count("eval") == 5
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "tr\n')
     with pytest.raises(UserError, match=r"metrics.jsonl line 16: not valid JSON"):
-        load_events(run)
+        run.metrics()

@@ -1,0 +1,73 @@
+"""Small files: written whole or not at all, and read with every mistake in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from recsys_emb.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside and renames: no reader sees half a file, and a power cut leaves the old one or the new one."""
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    fsync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with the same care."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def fsync(path: Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: Path) -> str:
+    """Raises UserError when the file cannot be read or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read, not UTF-8 ({error})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises UserError when the file is missing, not JSON, or not an object."""
+    text = read_text(path)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON, so it cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """One value a line; a last line without its end was being written when the writer was killed, and is left out.
+
+    Raises:
+        UserError: unreadable file, or a line that is not JSON.
+    """
+    values = []
+    *lines, _unfinished = read_text(path).split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            values.append(json.loads(line))
+        except ValueError:
+            raise UserError(f"{path} line {number}: not valid JSON; delete that line") from None
+    return values
