@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from recsys_emb.embeddings.base import BackendConfig, backend_registry
 from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes
 from recsys_emb.errors import UserError
+from recsys_emb.files import read_yaml
+from recsys_emb.key_value import place
 from recsys_emb.models.base import ModelConfig, model_registry
 
 
@@ -110,18 +112,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         UserError: unreadable file, unknown key, wrong type or impossible value, in one line.
     """
     path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        raise UserError(f"config {path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"config {path}: expected a mapping with the keys {', '.join(RunConfig.model_fields)}")
+    tree = read_yaml(path, "config", f"the keys {', '.join(RunConfig.model_fields)}")
     for override in overrides:
-        _apply(tree, override)
+        place(tree, override, "--set", "training.epochs=3", _value)
     return parse_config(tree, source=str(path))
 
 
@@ -142,29 +135,19 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     """``key=value`` texts of ``--option``, values as in YAML. Raises UserError in one line."""
     tree: dict[str, Any] = {}
     for text in texts:
-        _apply(tree, text, "--option")
+        place(tree, text, "--option", "min_count=3", _value)
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str, flag: str = "--set") -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        example = "training.epochs=3" if flag == "--set" else "min_count=3"
-        raise UserError(f"{flag} {override!r}: expected KEY=VALUE such as {example}")
+def _value(text: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UserError(f"{flag} {override!r}: {text!r} is not a YAML value") from None
+        raise ValueError from None
     if isinstance(value, str):
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
             value = float(value)
-    *parents, last = key.split(".")
-    node = tree
-    for part in parents:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise UserError(f"{flag} {override!r}: {part!r} is a value, not a section")
-    node[last] = value
+    return value
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:

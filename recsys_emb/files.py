@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from recsys_emb.errors import UserError
 
 
@@ -71,3 +73,27 @@ def read_json_lines(path: Path) -> list[Any]:
         except ValueError:
             raise UserError(f"{path} line {number}: not valid JSON; delete that line") from None
     return values
+
+
+def read_yaml(path: Path, what: str, keys: str) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Args:
+        path: the file.
+        what: names it in messages, such as ``config`` or ``--schema``.
+        keys: what the mapping should have, for the message.
+
+    Raises:
+        UserError: unreadable file, not YAML, or no mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{what} {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{what} {path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{what} {path}: expected a mapping with {keys}")
+    return tree

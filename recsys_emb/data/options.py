@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from recsys_emb.config import explain
 from recsys_emb.data.sources.base import Source, source_registry
 from recsys_emb.errors import UserError
+from recsys_emb.files import read_yaml
+from recsys_emb.key_value import place
 
 
 def make_source(
@@ -37,12 +39,12 @@ def make_source(
         raise UserError(f"source {name!r} reads files: pass --input PATH")
     if not cls.needs_input and path is not None:
         raise UserError(f"source {name!r} makes its rows itself: leave out --input")
-    tree = {} if schema is None else _read_yaml(schema)
+    tree = {} if schema is None else read_yaml(schema, "--schema", "keys such as label, categorical and split")
     if isinstance(options, Mapping):
         tree.update(options)
     else:
         for text in options:
-            _set(tree, text)
+            place(tree, text, "--option", "seed=1", _value)
     try:
         parsed = cls.Options.model_validate(tree)
     except ValidationError as error:
@@ -53,31 +55,9 @@ def make_source(
     return cls(path, parsed)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _value(text: str) -> Any:
+    """As in YAML; what is not YAML, such as a separator, is the text itself."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--schema {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"--schema {path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"--schema {path}: expected a mapping with keys such as label, categorical and split")
-    return tree
-
-
-def _set(tree: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"--option {text!r}: expected KEY=VALUE such as seed=1")
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise UserError(f"--option {text!r}: {parent!r} is a value, not a section")
-    try:
-        node[last] = yaml.safe_load(value)
+        return yaml.safe_load(text)
     except yaml.YAMLError:
-        node[last] = value
+        return text

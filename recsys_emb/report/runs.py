@@ -9,10 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recsys_emb.errors import UserError
-from recsys_emb.files import read_json
+from recsys_emb.files import read_json, read_yaml
 
 Report = dict[str, Any]
 
@@ -52,13 +50,14 @@ def load_report(run_dir: str | Path) -> Report:
     absent = [key for key in _REQUIRED if key not in report]
     if absent:
         raise UserError(f"{run / 'report.json'}: lacks the key {absent[0]!r}; train the run again")
+    config = _artifact_config(run) if artifact else read_yaml(run / "config.yaml", "config", "what training wrote")
     bayes = report.get("bayes_auc")
     return {
         **report,
         "bayes_gap": None if bayes is None else bayes - report["auc"],
         "run": run.resolve().name,
         "path": str(run),
-        "config": _artifact_config(run) if artifact else load_run_config(run),
+        "config": config,
     }
 
 
@@ -68,16 +67,6 @@ def load_reports(run_dirs: Iterable[str | Path]) -> list[Report]:
     if not folders:
         raise UserError("no runs given; name at least one folder written by `recsys-emb train`")
     return [load_report(run) for run in folders.values()]
-
-
-def load_run_config(run_dir: Path) -> dict[str, Any]:
-    """The resolved config of a run as nested dicts. UserError when it is not YAML."""
-    path = run_dir / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{path}: not valid YAML; restore the file that training wrote") from None
-    return config if isinstance(config, dict) else {}
 
 
 def _artifact_config(artifact: Path) -> dict[str, Any]:
