@@ -63,6 +63,11 @@ class GroupSpec:
         return sum(t.num_embeddings for t in self.tables)
 
     @property
+    def vector_dim(self) -> int:
+        """Columns of a vector: all but a first-order one, unless there is no other."""
+        return max(1, self.embedding_dim - self.first_order)
+
+    @property
     def full_bytes(self) -> int:
         """Bytes of the uncompressed fp32 tables, what a budget's ratio refers to."""
         return 4 * self.embedding_dim * self.num_embeddings

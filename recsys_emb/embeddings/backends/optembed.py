@@ -22,6 +22,7 @@ from recsys_emb.embeddings.base import (
 )
 from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part, own_table, per_id, starts_of
 from recsys_emb.embeddings.evolution import Evolution, Widths
+from recsys_emb.embeddings.nested import by_width, narrow, widen
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 from recsys_emb.embeddings.tables import block_table
 from recsys_emb.errors import UserError
@@ -317,29 +318,12 @@ class KeptPart(Part):
         return [*super().report(ids, names), shared] if shared.bytes else super().report(ids, names)
 
 
-def narrow(rows: Tensor, width: int, vector_dim: int) -> Tensor:
-    """The first ``width`` columns of a vector, and what follows the vector. [n, D] -> [n, D - vector_dim + width]."""
-    return torch.cat([rows[:, :width], rows[:, vector_dim:]], dim=1)
-
-
-def widen(rows: Tensor, width: int, vector_dim: int) -> Tensor:
-    """The inverse of ``narrow``, with zeros for the columns that were left out."""
-    if width == vector_dim:
-        return rows
-    return torch.cat([rows[:, :width], rows.new_zeros(len(rows), vector_dim - width), rows[:, width:]], dim=1)
-
-
-def by_width(found: Found) -> dict[int, list[int]]:
-    """The tables of each width, widest first."""
-    return {w: [t for t, mine in enumerate(found.widths) if mine == w] for w in sorted(set(found.widths), reverse=True)}
-
-
 def kept_parts(spec: GroupSpec, found: Found, device: torch.device | str | None) -> nn.ModuleDict:
     """One part per width."""
     return nn.ModuleDict(
         {
             f"width_{width}": KeptPart(tables, width, [found.rows[t] for t in tables], spec, device)
-            for width, tables in by_width(found).items()
+            for width, tables in by_width(found.widths).items()
         }
     )
 
@@ -347,7 +331,7 @@ def kept_parts(spec: GroupSpec, found: Found, device: torch.device | str | None)
 def kept_bytes(spec: GroupSpec, found: Found) -> int:
     """Bytes of ``kept_parts``: rows and indexes."""
     total = 0
-    for width, tables in by_width(found).items():
+    for width, tables in by_width(found.widths).items():
         ids, rows = sum(spec.tables[t].num_embeddings for t in tables), sum(found.rows[t] for t in tables)
         total += 4 * rows * (width + spec.first_order) + index_bytes(ids, rows)
     return total
