@@ -234,13 +234,16 @@ class Supernet(Part):
         self.thresholds = nn.Parameter(torch.zeros(len(sizes), device=device))
         self.candidate((self.vector_dim,) * len(sizes), 0.0)
 
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.thresholds)
+
     def candidate(self, widths: Widths, cut: float) -> None:
         """What lookups keep outside training: columns of each table, and rows more than ``cut`` above the threshold."""
         self.widths, self.cut = torch.tensor(widths), cut
 
     def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
         rows = self.table(self.transform(ids, counts))  # [n, D]
-        margin = torch.linalg.vector_norm(rows, 1, dim=1) - per_id(self.thresholds, counts, ids)
+        margin = l1_norms(rows) - per_id(self.thresholds, counts, ids)
         if self.training:
             keep = LongTailStep.apply(margin)
             widths = torch.randint(self.vector_dim, ids.shape, device=ids.device) + 1 if self.vector_dim else ids
@@ -254,8 +257,13 @@ class Supernet(Part):
     @torch.no_grad()
     def margins(self, chunk: int = 1 << 18) -> list[Tensor]:
         """How far each row is above its table's threshold, per table float [num_embeddings]."""
-        norms = torch.cat([torch.linalg.vector_norm(rows, 1, dim=1) for rows in self.table.weight.split(chunk)])
+        norms = torch.cat([l1_norms(rows) for rows in self.table.weight.split(chunk)])
         return [norm - t for norm, t in zip(norms.split(self.sizes), self.thresholds)]
+
+
+def l1_norms(rows: Tensor) -> Tensor:
+    """[n, D] -> [n]; many times faster than ``torch.linalg.vector_norm``, forward and backward."""
+    return rows.abs().sum(1)
 
 
 class LongTailStep(torch.autograd.Function):
@@ -299,16 +307,16 @@ class KeptPart(Part):
     @torch.no_grad()
     def take(self, net: Supernet) -> None:
         """The supernet's rows of the ids that keep theirs."""
-        ids = self.index.kept().cpu()
+        ids = self.table.part(self.index.kept().cpu())
         shift = net.starts[self.tables] - self.starts  # from a table's place here to its place there
         at = ids + shift.index_select(0, torch.bucketize(ids, self.ends, right=True))
-        rows = net.table.weight.index_select(0, at.to(net.table.weight.device))
+        rows = net.table(at.to(net.table.weight.device))
         self.table.weight.copy_(narrow(rows, self.width, self.vector_dim))
 
     def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
         rows, found = self.index(self.transform(ids, counts))
         weight = self.table.weight
-        vectors = self.table(rows) if len(weight) else weight.new_zeros(len(ids), weight.shape[1])
+        vectors = self.table(rows) if self.index.rows else weight.new_zeros(len(ids), weight.shape[1])
         if found is not None:
             vectors = vectors * found[:, None]
         return widen(vectors, self.width, self.vector_dim)
