@@ -56,7 +56,7 @@ def _spec(config: RunConfig, schema: DatasetSchema) -> GroupSpec:
     return group_spec(schema, model.embedding_width(config.model), config.embedding.init_std, model.first_order)
 
 
-def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False) -> dict[str, Any]:
+def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False, test: bool = True) -> dict[str, Any]:
     """Trains as the config says and writes the run folder.
 
     Args:
@@ -64,9 +64,11 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
         out: the run folder.
         reporter: is told of steps and evaluations.
         resume: continue the run in ``out``; a finished one just gives its report.
+        test: evaluate on the test split, which finishes the run. Without, all but that is done, and a later call with
+            ``resume`` finishes it.
 
     Returns:
-        the report.
+        the report; without ``test`` it has no figures of the test split and is not written.
     """
     dataset = open_dataset(config.data.path)
     device = runtime.pick_device(config.device)
@@ -88,10 +90,12 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
     stages = planned.backend.stages(planned.config)
     runner = StageRunner(run, dataset, planned.spec, lambda: planned.build(device), stages, device, precision, reporter)
     model, outcomes = runner.finish()
-    figures = metrics.evaluate(predict(model, split_loader(dataset, "test", config), precision))
+    report = _report(config, dataset, planned.spec, model, outcomes)
+    if not test:
+        return report
     report = {
-        **figures,
-        **_report(config, dataset, planned.spec, model, outcomes),
+        **metrics.evaluate(predict(model, split_loader(dataset, "test", config), precision)),
+        **report,
         "peak_rss_bytes": runtime.peak_rss_bytes(),
         "device": str(device),
         "precision": precision,

@@ -110,6 +110,19 @@ def test_metrics_of_a_run_are_scikit_learns(prepared: Path, tmp_path: Path) -> N
     assert report["bayes_auc"] == dataset.bayes["test"]["auc"]
 
 
+def test_a_run_without_its_test_figures_is_finished_later(prepared: Path, tmp_path: Path) -> None:
+    config = config_for(prepared)
+    whole = running.train(config, tmp_path / "whole", Silent())
+    known = running.train(config, tmp_path / "run", Silent(), test=False)
+    assert "auc" not in known
+    assert {k: v for k, v in known.items() if k not in TIMES}.items() <= whole.items()
+    assert not load_run(tmp_path / "run").done
+    finished = running.train(config, tmp_path / "run", Silent(), resume=True)
+    assert finished["auc"] == whole["auc"]
+    assert finished["train_seconds"] == known["train_seconds"]  # nothing was trained again
+    assert load_run(tmp_path / "run").done
+
+
 def test_same_seed_same_run(prepared: Path, tmp_path: Path) -> None:
     a, b = (running.train(config_for(prepared), tmp_path / n, Silent()) for n in "ab")
     assert {k: v for k, v in a.items() if k not in TIMES} == {k: v for k, v in b.items() if k not in TIMES}
