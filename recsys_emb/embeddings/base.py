@@ -259,6 +259,11 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
     def after_epoch(self, epoch: int) -> None:
         """Called at the end of every epoch."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its arrays are."""
+        return next(chain(self.parameters(), self.buffers())).device
+
     # -- rows in and out ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -272,12 +277,11 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         if spec.hashed:
             raise UserError(f"table {spec.name!r}: its ids are 63-bit hashes, so its rows cannot be listed")
         counts = torch.zeros(len(self.spec.tables), dtype=torch.int64)
-        device = next(chain(self.parameters(), self.buffers())).device
         was_training = self.training
         self.eval()
         try:
             for start in range(0, spec.num_embeddings, chunk):
-                ids = torch.arange(start, min(start + chunk, spec.num_embeddings), device=device)
+                ids = torch.arange(start, min(start + chunk, spec.num_embeddings), device=self.device)
                 counts[table] = len(ids)
                 yield self.lookup(ids, counts)
         finally:

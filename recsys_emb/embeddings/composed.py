@@ -279,11 +279,14 @@ def _cat(tensors: list[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def own_part(tables: Sequence[int], spec: GroupSpec, device: torch.device | str | None) -> Part:
-    """The tables stored in full."""
+def own_parts(tables: Sequence[int], spec: GroupSpec, device: torch.device | str | None) -> nn.ModuleDict:
+    """One part of the tables stored in full, or none where there are no such tables."""
+    if not tables:
+        return nn.ModuleDict()
     chosen = [spec.tables[t] for t in tables]
     sizes = [t.num_embeddings for t in chosen]
-    return Part(tables, OwnRows(sizes), own_table(chosen, spec.embedding_dim, device), rows=sizes)
+    table = own_table(chosen, spec.embedding_dim, device)
+    return nn.ModuleDict({"own": Part(tables, OwnRows(sizes), table, rows=sizes)})
 
 
 def own_table(tables: Sequence[TableSpec], dim: int, device: torch.device | str | None) -> EmbeddingTable:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
 from recsys_emb.embeddings.budget import water_fill
-from recsys_emb.embeddings.composed import ComposedBackend, HashedRows, Part, own_part, starts_of
+from recsys_emb.embeddings.composed import ComposedBackend, HashedRows, Part, own_parts, starts_of
 from recsys_emb.embeddings.hashing import MAX_ROWS, seeds
 from recsys_emb.embeddings.tables import block_table
 
@@ -49,9 +48,7 @@ class HashBackend(ComposedBackend[HashConfig]):
         super().__init__(spec, config, device)
         assert config.rows is not None
         own, hashed = split_own(spec, config.rows)
-        self.parts = nn.ModuleDict()
-        if own:
-            self.parts["own"] = own_part(own, spec, device)
+        self.parts = own_parts(own, spec, device)
         if hashed:
             rows = [config.rows[t] for t in hashed]
             tables = [spec.tables[t] for t in hashed]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from recsys_emb.embeddings.backends.hash import split_own
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
 from recsys_emb.embeddings.budget import water_fill
-from recsys_emb.embeddings.composed import ComposedBackend, HashedRows, OwnRows, Part, add, own_part, starts_of
+from recsys_emb.embeddings.composed import ComposedBackend, HashedRows, OwnRows, Part, add, own_parts, starts_of
 from recsys_emb.embeddings.hashing import MAX_ROWS, seeds
 from recsys_emb.embeddings.tables import EmbeddingTable, block_table
 from recsys_emb.errors import UserError
@@ -49,9 +49,7 @@ class MultiHashBackend(ComposedBackend[MultiHashConfig]):
         super().__init__(spec, config, device)
         assert config.rows is not None
         own, hashed = split_own(spec, config.rows)
-        self.parts = nn.ModuleDict()
-        if own:
-            self.parts["own"] = own_part(own, spec, device)
+        self.parts = own_parts(own, spec, device)
         if hashed:
             rows = [config.rows[t] for t in hashed]
             # A sum of k independent rows has k times the variance of one.

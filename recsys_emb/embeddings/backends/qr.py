@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
 from recsys_emb.embeddings.budget import water_fill
@@ -18,7 +18,7 @@ from recsys_emb.embeddings.composed import (
     Transform,
     add,
     multiply,
-    own_part,
+    own_parts,
     per_id,
     starts_of,
 )
@@ -79,9 +79,7 @@ class QRBackend(ComposedBackend[QRConfig]):
         assert config.radices is not None
         split = [t for t, radices in enumerate(config.radices) if len(radices) > 1]
         own = [t for t in range(len(spec.tables)) if t not in split]
-        self.parts = nn.ModuleDict()
-        if own:
-            self.parts["own"] = own_part(own, spec, device)
+        self.parts = own_parts(own, spec, device)
         if split:
             radices = torch.tensor([config.radices[t] for t in split])
             rows = radices.sum(1).tolist()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
 from recsys_emb.embeddings.composed import OwnRows
-from recsys_emb.embeddings.posttraining.base import PostTraining, all_rows, device_of
+from recsys_emb.embeddings.posttraining.base import PostTraining, all_rows
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -92,10 +92,8 @@ class AffineRows(PostTraining[AffineConfig]):
     ) -> Self:
         spec = trained.spec
         cls.check_budget(spec, config, budget)
-        made = cls(spec, config, device_of(trained))
-        at = 0
-        for _, _, rows in all_rows(trained):
-            place = slice(at, at + len(rows))
+        made = cls(spec, config, trained.device)
+        for _, place, rows in all_rows(trained):
             codes, scale, bias = quantise(
                 rows, cls.bits, config.range == "symmetric", DTYPES[config.scales], cls.clips(config)
             )
@@ -103,7 +101,6 @@ class AffineRows(PostTraining[AffineConfig]):
             made.scale[place] = scale
             if config.range == "affine":
                 made.get_buffer("bias")[place] = bias
-            at += len(rows)
         return made
 
     def describe(self) -> list[FieldReport]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import EmbeddingBackend, out_of_reach
-from recsys_emb.embeddings.posttraining.base import all_rows, device_of, narrowest
+from recsys_emb.embeddings.posttraining.base import all_rows, narrowest
 
 BLOCK = 32
 """Rows that share one full row pointer; inside, the row lengths are added up."""
@@ -97,13 +97,13 @@ def fit_csr(
         raise out_of_reach(method, budget, fixed)
     above, ties, count = threshold(trained, min(room, rows * dim if wanted is None else wanted))
 
-    device = device_of(trained)
+    device = trained.device
     values = torch.empty(count, device=device)
     columns = torch.empty(count, dtype=types["columns"], device=device)
     lengths = torch.zeros(blocks * BLOCK, dtype=types["lengths"], device=device)
     kept = [0] * len(spec.tables)
-    at = row = 0
-    for table, _, chunk in all_rows(trained):
+    at = 0
+    for table, place, chunk in all_rows(trained):
         bits = _magnitude(chunk)
         keep = bits > above
         if ties:  # of values equal to the threshold only so many fit
@@ -114,9 +114,9 @@ def fit_csr(
         end = at + len(where)
         values[at:end] = chunk[keep]
         columns[at:end] = where[:, 1].to(columns.dtype)
-        lengths[row : row + len(chunk)] = keep.sum(1).to(lengths.dtype)
+        lengths[place] = keep.sum(1).to(lengths.dtype)
         kept[table] += len(where)
-        at, row = end, row + len(chunk)
+        at = end
     lengths = lengths.view(blocks, BLOCK)
     in_block = lengths.sum(1)
     starts = (in_block.cumsum(0) - in_block).to(csr_types(dim, count)["starts"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.composed import starts_of
-from recsys_emb.embeddings.posttraining.base import device_of, narrowest
+from recsys_emb.embeddings.posttraining.base import narrowest
 
 ID_TYPE = torch.int32
 
@@ -121,7 +121,7 @@ def fit_rows_columns(
             mask = strong[at : at + len(chunk)]
             parts.append(chunk.float().cpu()[mask].index_select(1, column).flatten())
             at += len(chunk)
-    device = device_of(trained)
+    device = trained.device
 
     def joined(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
         return torch.cat([*tensors, torch.empty(0, dtype=dtype)]).to(device, dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -89,16 +88,12 @@ def compress(
     return made.eval()
 
 
-def device_of(backend: EmbeddingBackend[Any]) -> torch.device:
-    return next(chain(backend.parameters(), backend.buffers())).device
-
-
-def all_rows(backend: EmbeddingBackend[Any]) -> Iterator[tuple[int, int, Tensor]]:
-    """All rows of all tables in chunks: the table, the first id of the chunk, float32 [<= chunk, D]."""
+def all_rows(backend: EmbeddingBackend[Any]) -> Iterator[tuple[int, slice, Tensor]]:
+    """All rows of all tables in chunks: the table, the place among the rows of all, float32 [<= chunk, D]."""
+    start = 0
     for table in range(len(backend.spec.tables)):
-        start = 0
         for rows in backend.rows(table):
-            yield table, start, rows.float()
+            yield table, slice(start, start + len(rows)), rows.float()
             start += len(rows)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats, out_of_reach
 from recsys_emb.embeddings.composed import OwnRows, per_id, starts_of
-from recsys_emb.embeddings.posttraining.base import PostTraining, device_of, narrowest, register
+from recsys_emb.embeddings.posttraining.base import PostTraining, narrowest, register
 from recsys_emb.errors import UserError
 
 OOV = 0
@@ -88,7 +88,7 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
         if not listed:
             kept = [np.arange(k[-1] + 1) for k in kept]
         sized = config.model_copy(update={"min_count": least, "rows": tuple(len(k) for k in kept), "listed": listed})
-        made = cls(spec, sized, device_of(trained))
+        made = cls(spec, sized, trained.device)
         if listed:
             offsets = made.all_rows.starts.tolist()
             made.get_buffer("ids").copy_(torch.from_numpy(np.concatenate([k + o for k, o in zip(kept, offsets)])))

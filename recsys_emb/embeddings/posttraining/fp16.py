@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
 from recsys_emb.embeddings.composed import OwnRows
-from recsys_emb.embeddings.posttraining.base import PostTraining, all_rows, device_of, register
+from recsys_emb.embeddings.posttraining.base import PostTraining, all_rows, register
 
 LARGEST = 65504.0
 
@@ -42,11 +42,9 @@ class HalfRows(PostTraining[BackendConfig]):
     ) -> Self:
         spec = trained.spec
         cls.check_budget(spec, config, budget)
-        made = cls(spec, config, device_of(trained))
-        at = 0
-        for _, _, rows in all_rows(trained):
-            made.values[at : at + len(rows)] = rows.clamp(-LARGEST, LARGEST)
-            at += len(rows)
+        made = cls(spec, config, trained.device)
+        for _, place, rows in all_rows(trained):
+            made.values[place] = rows.clamp(-LARGEST, LARGEST)
         return made
 
     def describe(self) -> list[FieldReport]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from recsys_emb.embeddings.backends.low_rank import LowRankBackend, LowRankConfig
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, out_of_reach
 from recsys_emb.embeddings.composed import Project, projected_floats, useful_width
-from recsys_emb.embeddings.posttraining.base import PostTraining, device_of, register
+from recsys_emb.embeddings.posttraining.base import PostTraining, register
 from recsys_emb.errors import UserError
 
 
@@ -56,7 +56,7 @@ class SVDBackend(LowRankBackend, PostTraining[LowRankConfig]):
             config = config.model_copy(update={"ranks": tuple(allocate(spec, values, max(floats, least)))})
         elif not all(1 <= r <= spec.embedding_dim for r in config.ranks):
             raise UserError(f"embedding.options.ranks: each from 1 to {spec.embedding_dim}, got {list(config.ranks)}")
-        made = cls(spec, cls.plan(spec, config, budget), device_of(trained))  # type: ignore[arg-type]
+        made = cls(spec, cls.plan(spec, config, budget), trained.device)  # type: ignore[arg-type]
         made._take(trained, vectors)
         return made
 
