@@ -1,19 +1,24 @@
-"""Reports on finished runs: one run's page, and many runs compared.
+"""Reports on finished runs: one run's page, many runs compared, and the same as pandas frames.
 
-``recsys_emb.report.plots`` draws on matplotlib axes; it is imported when needed, because matplotlib is slow to import.
+``recsys_emb.report.plots`` and ``search_plots`` draw any of them on matplotlib axes; they are imported when needed,
+because matplotlib is slow to import.
 """
 
 from recsys_emb.report.compare import compare, terminal_table
+from recsys_emb.report.frames import events_frame, runs_frame, tables_frame
 from recsys_emb.report.run_page import run_page
 from recsys_emb.report.runs import group_by_seed, load_report, load_reports
 from recsys_emb.report.sizes import human_bytes
 
 __all__ = [
     "compare",
+    "events_frame",
     "group_by_seed",
     "human_bytes",
     "load_report",
     "load_reports",
     "run_page",
+    "runs_frame",
+    "tables_frame",
     "terminal_table",
 ]

@@ -48,13 +48,13 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> list[R
         raise UserError(f"--out {path}: expected the name of an .html file; the plot goes beside it as .png")
     rows = group_by_seed(load_reports(runs))
     if path is not None:
-        from recsys_emb.report import plots  # matplotlib takes a while to import
+        from recsys_emb.report.figure import png, svg  # matplotlib takes a while to import
 
         ax = _memory_auc_by_dataset(rows)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, _page(rows, plots.svg(ax, "Test AUC against serving size")))
-            path.with_suffix(".png").write_bytes(plots.png(ax))
+            write_text(path, _page(rows, svg(ax, "Test AUC against serving size")))
+            path.with_suffix(".png").write_bytes(png(ax))
         except OSError as error:
             raise UserError(f"--out {path}: cannot write ({error.strerror}); choose another file") from None
     return rows
@@ -84,10 +84,11 @@ def terminal_table(rows: Sequence[Report]) -> Table:
 
 def _memory_auc_by_dataset(rows: Sequence[Report]) -> Axes:
     from recsys_emb.report import plots
+    from recsys_emb.report.figure import new_axes
 
     datasets = _datasets(rows)
     series = max(len({label(row) for row in rows if row["dataset"] == dataset}) for dataset in datasets)
-    axes = plots.new_axes(len(datasets), height=(3.4 + 0.09 * series) * len(datasets))
+    axes = new_axes(len(datasets), height=(3.4 + 0.09 * series) * len(datasets))
     for ax, dataset in zip(axes, datasets):
         plots.memory_auc([row for row in rows if row["dataset"] == dataset], ax)
         if len(datasets) > 1:
@@ -103,7 +104,6 @@ def _page(rows: Sequence[Report], svg: str) -> str:
         *([html.Header("Dataset", number=False)] if several else []),
         *(html.Header(column.title, column.meaning) for column in columns),
         html.Header("Seeds", "number of runs that differ by seed alone"),
-        html.Header("Folders", "run folders", number=False),
     ]
     cells = [
         [
@@ -111,16 +111,17 @@ def _page(rows: Sequence[Report], svg: str) -> str:
             *([html.Cell(str(row["dataset"]))] if several else []),
             *(html.Cell(column.text(row), column.spread(row), row.get(column.key)) for column in columns),
             html.Cell(str(row["n"]), value=row["n"]),
-            html.Cell("", ", ".join(row["runs"])),
         ]
         for row in rows
     ]
+    folders = [[html.Cell(label(row), row["settings"]), html.Cell(", ".join(row["runs"]))] for row in rows]
     caption = "Test AUC against the size of the embeddings when served. Bars are one standard deviation over seeds."
     return html.page(
         "Embedding memory and AUC",
         f"{', '.join(datasets)}: {_runs_text(rows)}",
         html.section("Memory and AUC", html.figure(svg, caption)),
         html.section("Runs", html.table(headers, cells), note=f"Test split. {SIZES_NOTE}"),
+        html.section("Folders", html.table([headers[0], html.Header("Run folders", number=False)], folders)),
     )
 
 

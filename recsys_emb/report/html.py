@@ -70,6 +70,11 @@ def figure(svg: str, caption: str) -> str:
     return f'<figure><div class="scroll" tabindex="0">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
+def figures(*content: str) -> str:
+    """Figures and tables (HTML) side by side where there is room."""
+    return f'<div class="figures">{"".join(content)}</div>'
+
+
 def preformatted(text: str) -> str:
     """Text as it is, in a box that scrolls."""
     return f'<pre tabindex="0">{escape(text)}</pre>'

@@ -6,50 +6,30 @@ into a notebook's figure.
 
 from __future__ import annotations
 
-import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from recsys_emb.report.columns import label
-from recsys_emb.report.sizes import MB
+from recsys_emb.report.figure import COLOURS, DASHES, MARKERS, finish, log_axis, megabytes, new_axes, plain, styled
+from recsys_emb.report.frames import Rows, records
+from recsys_emb.report.sizes import MB, human_bytes
 
-# Okabe and Ito's colours (the blue lighter, for dark pages), told apart with every kind of colour vision; markers,
-# fillings and dashes tell the series apart without any colour.
-_COLOURS = ("#2E86C9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
-_DASHES = ("-", "--", "-.", ":")
-_INK = "#1b1f24"  # becomes the page's text colour in an inline SVG, see `svg`
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8.5,
-    "svg.hashsalt": "recsys_emb",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-}
+SHOWN_TABLES = 40
+"""Tables in the plot of bytes; the smallest others are one bar."""
 
 
-def memory_auc(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
+def memory_auc(rows: Rows, ax: Axes | None = None) -> Axes:
     """Test AUC against serving size (MB, log axis), one line per model and backend, bars of one standard deviation.
 
     Args:
-        rows: of ``load_reports`` or ``group_by_seed``; they should be of one dataset.
+        rows: of ``load_reports``, ``group_by_seed`` or ``runs_frame``; they should be of one dataset.
     """
-    with rc_context(_STYLE):
+    rows = records(rows)
+    with styled():
         ax = ax or new_axes()[0]
         series: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for row in rows:
@@ -58,16 +38,16 @@ def memory_auc(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
         backends = sorted({str(row["backend"]) for row in rows})
         handles = []
         for name in sorted(series):
-            members = sorted(series[name], key=_megabytes)
+            members = sorted(series[name], key=megabytes)
             model, backend = models.index(str(members[0]["model"])), backends.index(str(members[0]["backend"]))
             bars = ax.errorbar(
-                [_megabytes(row) for row in members],
+                [megabytes(row) for row in members],
                 [row["auc"] for row in members],
                 yerr=[row.get("auc_std") or math.nan for row in members],  # NaN draws no bar
                 # a backend keeps its colour and marker across models; a model has its dashes and filling
-                color=_COLOURS[backend % len(_COLOURS)],
-                marker=_MARKERS[backend % len(_MARKERS)],
-                linestyle=_DASHES[model % len(_DASHES)],
+                color=COLOURS[backend % len(COLOURS)],
+                marker=MARKERS[backend % len(MARKERS)],
+                linestyle=DASHES[model % len(DASHES)],
                 fillstyle="full" if model % 2 == 0 else "none",
                 markersize=6,
                 linewidth=1.3,
@@ -75,51 +55,45 @@ def memory_auc(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
                 capsize=2.5,
             )
             handles.append(bars.lines[0])
-        sizes = [_megabytes(row) for row in rows] or [1.0]
-        low, high = min(sizes), max(sizes)
-        ax.set_xscale("log")
-        margin = max(1.6, (12 * low / high) ** 0.5)  # at least a decade in all, for ticks at 1, 2 and 5
-        ax.set_xlim(low / margin, high * margin)
-        ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high / low < 50 else (1,)))
-        ax.xaxis.set_minor_locator(LogLocator(10, subs=range(2, 10)) if high / low >= 50 else NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda megabytes, _: f"{megabytes:,.12g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        sizes = [megabytes(row) for row in rows] or [1.0]
+        log_axis(ax, sizes)
         ax.set_xlabel("Serving size of the embeddings (MB, log scale)")
         ax.set_ylabel("Test AUC")
         if handles:
             ax.legend(
                 handles,
-                [_plain(name) for name in sorted(series)],
+                [plain(name) for name in sorted(series)],
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.17),
-                ncols=min(len(models), 3),
+                ncols=min(len(models), 3) if len(models) > 1 else 1 + (len(series) > 4),
                 frameon=False,
             )
-        return _finish(ax)
+        return finish(ax)
 
 
-def learning_curves(events: Sequence[Mapping[str, Any]], axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+def learning_curves(events: Rows, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
     """Loss of training batches and of evaluations (first axes) and validation AUC (second) against the step.
 
     Args:
-        events: of ``RunDir.metrics``, the lines of ``metrics.jsonl``.
+        events: of ``RunDir.metrics`` or ``events_frame``, the lines of ``metrics.jsonl``.
         axes: two axes.
     """
-    with rc_context(_STYLE):
+    events = records(events)
+    with styled():
         axes = axes if axes is not None else new_axes(2, height=4.6, sharex=True)
         losses, aucs = axes
         stages = list(dict.fromkeys(e.get("stage") for e in events))
         for i, stage in enumerate(stages):
             prefix = f"{stage}: " if len(stages) > 1 else ""
-            dash = _DASHES[i % len(_DASHES)]
+            dash = DASHES[i % len(DASHES)]
             train = [e for e in events if e.get("stage") == stage and e.get("event") == "train"]
             evals = [e for e in events if e.get("stage") == stage and e.get("event") == "eval"]
-            _line(losses, train, "loss", _plain(f"{prefix}training loss"), color=_COLOURS[0], linestyle=dash)
+            _line(losses, train, "loss", plain(f"{prefix}training loss"), color=COLOURS[0], linestyle=dash)
             marked = {"linestyle": dash, "markersize": 4.5}
             _line(
-                losses, evals, "logloss", _plain(f"{prefix}validation logloss"), color=_COLOURS[1], marker="s", **marked
+                losses, evals, "logloss", plain(f"{prefix}validation logloss"), color=COLOURS[1], marker="s", **marked
             )
-            _line(aucs, evals, "auc", _plain(f"{prefix}validation AUC"), color=_COLOURS[2], marker="^", **marked)
+            _line(aucs, evals, "auc", plain(f"{prefix}validation AUC"), color=COLOURS[2], marker="^", **marked)
         losses.set_ylabel("Loss (nats)")
         aucs.set_ylabel("Validation AUC")
         aucs.set_xlabel("Step (batches)")
@@ -128,59 +102,40 @@ def learning_curves(events: Sequence[Mapping[str, Any]], axes: Sequence[Axes] | 
         if len(stages) > 1 and aucs.get_lines():
             aucs.legend(frameon=False)
         for ax in axes:
-            _finish(ax)
+            finish(ax)
         return axes
 
 
-def new_axes(rows: int = 1, width: float = 5.0, height: float = 3.7, sharex: bool = False) -> list[Axes]:
-    """Axes one above the other on a new figure of so many inches, laid out so that nothing overlaps."""
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return list(figure.subplots(rows, squeeze=False, sharex=sharex).flat)
+def bytes_by_table(tables: Rows, ax: Axes | None = None) -> Axes:
+    """The serving bytes of each embedding table as a bar, largest on top.
 
-
-def png(ax: Axes) -> bytes:
-    """The figure of the axes as a PNG file, dark on white."""
-    buffer = io.BytesIO()
-    with rc_context(_STYLE):
-        _figure(ax).savefig(buffer, format="png", dpi=200, facecolor="white")
-    return buffer.getvalue()
-
-
-def svg(ax: Axes, description: str) -> str:
-    """The figure of the axes as an ``<svg>`` element: transparent, its ink the colour of the text around it."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with rc_context(_STYLE):
-        _figure(ax).savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
-    return text
-
-
-def _figure(ax: Axes) -> Figure:
-    figure = ax.get_figure(root=True)
-    assert figure is not None  # of axes that were removed from theirs
-    return figure
-
-
-def _megabytes(row: Mapping[str, Any]) -> float:
-    return max(row["serving_bytes"], 1) / MB  # a log axis has no 0
+    Args:
+        tables: of ``report.json`` or ``tables_frame``: name, bytes; several rows of a name are one bar.
+    """
+    bytes_of: dict[str, int] = defaultdict(int)
+    for row in records(tables):
+        bytes_of[str(row["name"])] += row["bytes"]
+    bars = sorted(bytes_of.items(), key=lambda item: -item[1])
+    if len(bars) > SHOWN_TABLES:
+        rest = bars[SHOWN_TABLES - 1 :]
+        bars = [*bars[: SHOWN_TABLES - 1], (f"{len(rest)} smaller ones", sum(size for _, size in rest))]
+    with styled():
+        ax = ax or new_axes(height=0.9 + 0.17 * len(bars))[0]
+        sizes = [size / MB for _, size in bars]
+        drawn = ax.barh([plain(name) for name, _ in bars], sizes, color=COLOURS[0], height=0.65)
+        ax.bar_label(drawn, [human_bytes(size) for _, size in bars], padding=3, fontsize=7.5)
+        ax.set_xlim(0, max([*sizes, 1e-6]) * 1.18)  # room for the label of the longest bar
+        ax.invert_yaxis()
+        ax.margins(y=0.01)
+        ax.set_xlabel("Serving size (MB)")
+        finish(ax)
+        ax.grid(False, axis="y")
+        return ax
 
 
 def _line(ax: Axes, events: Sequence[Mapping[str, Any]], key: str, name: str, **style: Any) -> None:
     points = [(e["step"], e[key]) for e in events if e.get(key) is not None]
+    if len(points) == 1:  # no line to see
+        style = {"marker": "o", "markersize": 4.5, **style}
     if points:
         ax.plot(*zip(*points), label=name, linewidth=1.3, **style)
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # a pair of dollars would be read as mathematics
-
-
-def _finish(ax: Axes) -> Axes:
-    ax.grid(True, color=_INK, alpha=0.15, linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.ticklabel_format(axis="y", useOffset=False)
-    return ax

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from recsys_emb.files import read_json, write_text
 from recsys_emb.report import html
 from recsys_emb.report.columns import COLUMNS, label
 from recsys_emb.report.compare import SIZES_NOTE
 from recsys_emb.report.runs import Report, load_report
-from recsys_emb.report.sizes import MB, human_bytes
+from recsys_emb.report.sizes import human_bytes
 from recsys_emb.training.run_dir import RunDir
 
 
@@ -24,13 +25,6 @@ def run_page(run_dir: str | Path, out: str | Path | None = None) -> Path:
     path = run / "report.html" if out is None else Path(out)
     report, events = load_report(run), RunDir(run).metrics()
     env = read_json(run / "env.json") if (run / "env.json").is_file() else {}
-    curves = ""
-    if events:
-        from recsys_emb.report import plots  # matplotlib takes a while to import
-
-        svg = plots.svg(plots.learning_curves(events)[0], "Learning curve")
-        caption = "Loss of training batches and of the validation split, and validation AUC."
-        curves = html.section("Learning curve", html.figure(svg, caption))
     write_text(
         path,
         html.page(
@@ -39,7 +33,7 @@ def run_page(run_dir: str | Path, out: str | Path | None = None) -> Path:
             html.section("Quality on the test split", html.cards(_quality(report)), note=_bayes_sentence(report)),
             html.section("Memory", html.cards(_sizes(report)), note=SIZES_NOTE),
             html.section("Training", html.cards(_figures(report, "samples_per_second", "train_seconds", "epochs"))),
-            curves,
+            _learning_curve(events),
             _tables(report),
             html.section("Config", html.preformatted((run / "config.yaml").read_text(encoding="utf-8"))),
             html.section("Environment", html.preformatted(json.dumps(env, indent=2))) if env else "",
@@ -85,30 +79,47 @@ def _sizes(report: Report) -> list[tuple[str, str, str]]:
     return sizes
 
 
+def _learning_curve(events: list[dict[str, Any]]) -> str:
+    if not events:
+        return ""
+    from recsys_emb.report import plots  # matplotlib takes a while to import
+    from recsys_emb.report.figure import svg
+
+    caption = "Loss of training batches and of the validation split, and validation AUC."
+    drawn = svg(plots.learning_curves(events)[0], "Learning curve")
+    return html.section("Learning curve", html.figures(html.figure(drawn, caption)))
+
+
 def _tables(report: Report) -> str:
     tables = report.get("tables") or []
     if not tables:
         return ""
+    from recsys_emb.report import plots
+    from recsys_emb.report.figure import svg
+
     headers = [
         html.Header("Table", "embedding table", number=False),
         html.Header("Ids", "size of the vocabulary"),
         html.Header("Rows", "rows stored"),
         html.Header("Width", "columns stored"),
-        html.Header("Serving (MB)", "stored bytes when served"),
+        html.Header("Serving (bytes)", "stored bytes when served"),
         html.Header("Form", "how it is stored", number=False),
     ]
     cells = [
         [
             html.Cell(str(t["name"])),
-            *(_number(t.get(key)) for key in ("ids", "rows", "width")),
-            html.Cell(f"{t['bytes'] / MB:,.3f}", value=t["bytes"]),
+            *(_number(t.get(key)) for key in ("ids", "rows", "width", "bytes")),
             html.Cell(str(t.get("form", ""))),
         ]
         for t in tables
     ]
     total = sum(t["bytes"] for t in tables)
-    bottom = [html.Cell("Total"), *[html.Cell("")] * 3, html.Cell(f"{total / MB:,.3f}"), html.Cell("")]
-    return html.section("Embedding tables", html.table(headers, cells, bottom))
+    bottom = [html.Cell("Total"), *[html.Cell("")] * 3, _number(total), html.Cell("")]
+    drawn = svg(plots.bytes_by_table(tables), "Serving bytes of each embedding table")
+    return html.section(
+        "Embedding tables",
+        html.figures(html.figure(drawn, "Stored bytes when served."), html.table(headers, cells, bottom)),
+    )
 
 
 def _number(value: float | None) -> html.Cell:

@@ -27,6 +27,7 @@ def test_everything_of_a_run_on_one_page(make_run, read_page):
         "learning_rate: 0.001",
         "&quot;torch&quot;: &quot;2.13.0&quot;",
         'aria-label="Learning curve"',
+        'aria-label="Serving bytes of each embedding table"',
     ):
         assert text in page.source, text
 
@@ -34,10 +35,10 @@ def test_everything_of_a_run_on_one_page(make_run, read_page):
 def test_tables_and_their_total_are_those_of_the_report(make_run, read_page):
     page = read_page(run_page(make_run("a")))
     header, user, item, total = ([cell["text"] for cell in row] for row in page.rows)
-    assert header == ["Table", "Ids", "Rows", "Width", "Serving (MB)", "Form"]
-    assert user == ["user", "6,041", "6,041", "16", "0.387", "full"]
-    assert item == ["item", "3,953", "988", "16", "0.063", "hash"]
-    assert total == ["Total", "", "", "", "0.450", ""]
+    assert header == ["Table", "Ids", "Rows", "Width", "Serving (bytes)", "Form"]
+    assert user == ["user", "6,041", "6,041", "16", "386,624", "full"]
+    assert item == ["item", "3,953", "988", "16", "63,232", "hash"]
+    assert total == ["Total", "", "", "", "449,856", ""]
 
 
 def test_without_bayes_curve_tables_or_environment_the_page_is_shorter(make_run, tmp_path):
@@ -64,6 +65,15 @@ def test_what_a_run_says_is_escaped(make_run, read_page):
     assert tags.count("script") == 1
     assert not {"img", "b", "i"} & set(tags)
     assert page.rows[1][0]["text"] == "<b>t"
+
+
+def test_a_bar_is_all_bytes_of_a_name_and_the_smallest_tables_are_one_bar():
+    tables = [{"name": f"t{i}", "bytes": i * 1000} for i in range(50)]
+    ax = plots.bytes_by_table([*tables, {"name": "t49", "bytes": 500_000}])
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    sizes = [bar.get_width() for bar in ax.containers[0]]
+    assert names == ["t49", *(f"t{i}" for i in range(48, 10, -1)), "11 smaller ones"]
+    np.testing.assert_allclose(sizes, [0.549, *(i / 1000 for i in range(48, 10, -1)), 0.055])
 
 
 def test_learning_curves_draw_the_events(make_run):

@@ -1,0 +1,108 @@
+"""What every plot shares: its style, new figures, and their files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+
+from recsys_emb.report.sizes import MB
+
+# Okabe and Ito's colours (the blue lighter, for dark pages), told apart with every kind of colour vision; markers,
+# fillings and dashes tell the series apart without any colour.
+COLOURS = ("#2E86C9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
+DASHES = ("-", "--", "-.", ":")
+INK = "#1b1f24"  # becomes the page's text colour in an inline SVG, see `svg`
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8.5,
+    "svg.hashsalt": "recsys_emb",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+}
+
+
+def styled() -> Any:
+    """A context in which axes are made and drawn on in the style of all plots."""
+    return rc_context(STYLE)
+
+
+def new_axes(rows: int = 1, width: float = 5.0, height: float = 3.7, sharex: bool = False) -> list[Axes]:
+    """Axes one above the other on a new figure of so many inches, laid out so that nothing overlaps.
+
+    No global state knows the figure.
+    """
+    with styled():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return list(figure.subplots(rows, squeeze=False, sharex=sharex).flat)
+
+
+def finish(ax: Axes) -> Axes:
+    """A faint grid behind the data, and figures on the axis instead of an offset."""
+    ax.grid(True, color=INK, alpha=0.15, linewidth=0.6)
+    ax.set_axisbelow(True)
+    for formatter in (ax.xaxis.get_major_formatter(), ax.yaxis.get_major_formatter()):
+        if isinstance(formatter, ScalarFormatter):
+            formatter.set_useOffset(False)
+    return ax
+
+
+def log_axis(ax: Axes, values: Sequence[float]) -> None:
+    """Makes ``x`` a log axis around ``values`` with ticks in plain numbers, at 1, 2 and 5 where there is room."""
+    low, high = (min(values), max(values)) if values else (1.0, 1.0)
+    margin = max(1.6, (12 * low / high) ** 0.5)  # at least a decade in all
+    ax.set_xscale("log")
+    ax.set_xlim(low / margin, high * margin)
+    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high / low < 50 else (1,)))
+    ax.xaxis.set_minor_locator(LogLocator(10, subs=range(2, 10)) if high / low >= 50 else NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def megabytes(row: Mapping[str, Any]) -> float:
+    """The serving size of a row, at least a byte: a log axis has no 0."""
+    return max(row["serving_bytes"], 1) / MB
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: a pair of dollars would be read as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def png(ax: Axes) -> bytes:
+    """The figure of the axes as a PNG file, dark on white."""
+    buffer = io.BytesIO()
+    with styled():
+        _figure(ax).savefig(buffer, format="png", dpi=200, facecolor="white")
+    return buffer.getvalue()
+
+
+def svg(ax: Axes, description: str) -> str:
+    """The figure of the axes as an ``<svg>`` element: transparent, its ink the colour of the text around it."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with styled():
+        _figure(ax).savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
+
+
+def _figure(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # of axes that were removed from theirs
+    return figure
