@@ -22,6 +22,7 @@ from recsys_emb.errors import UserError
 from recsys_emb.registry import Registry
 
 if TYPE_CHECKING:
+    from recsys_emb.embeddings.nested import Candidates
     from recsys_emb.training.stages import Stage
 
 Role = Literal["weight", "arch", "threshold", "scale"]
@@ -66,6 +67,10 @@ class GroupSpec:
     def vector_dim(self) -> int:
         """Columns of a vector: all but a first-order one, unless there is no other."""
         return max(1, self.embedding_dim - self.first_order)
+
+    def columns(self, width: int) -> int:
+        """Stored columns of a table whose vectors have ``width``: a first-order one is kept at every width but 0."""
+        return width + self.embedding_dim - self.vector_dim if width else 0
 
     @property
     def full_bytes(self) -> int:
@@ -237,6 +242,10 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
             that are buffers.
         """
         raise NotImplementedError(f"{self.name} lists a Search stage but does not search")
+
+    def candidates(self) -> Candidates | None:
+        """Forms of other widths that the present weights hold; None for methods that train one form."""
+        return None
 
     def inherit(self, source: EmbeddingBackend[Any]) -> None:
         """Takes the weights of ``source``, the same tables in the form that an earlier stage trained."""

@@ -1,14 +1,18 @@
 """Nested widths: a vector of w columns is the first w of D, the rest zeros. A first-order column stays behind them.
 
-n rows, D columns in all, V = ``GroupSpec.vector_dim`` of them a vector.
+n rows, D columns in all, V = ``GroupSpec.vector_dim`` of them a vector, T tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from recsys_emb.embeddings.base import GroupSpec
+from recsys_emb.embeddings.composed import OwnRows, Part, own_table, per_id
 
 
 def narrow(rows: Tensor, width: int, vector_dim: int) -> Tensor:
@@ -26,3 +30,61 @@ def widen(rows: Tensor, width: int, vector_dim: int) -> Tensor:
 def by_width(widths: Sequence[int]) -> dict[int, list[int]]:
     """The tables of each width, widest first."""
     return {w: [t for t, mine in enumerate(widths) if mine == w] for w in sorted(set(widths), reverse=True)}
+
+
+class Candidates(Protocol):
+    """The forms of other widths that one trained backend holds, to be scored without training them."""
+
+    choices: tuple[int, ...]
+    """Widths that training drew from."""
+
+    def use(self, widths: Sequence[int]) -> None:
+        """Lookups outside training give this candidate from now on; one width, 0 to V, per table."""
+
+    def nbytes(self, widths: Sequence[int]) -> int:
+        """What the candidate would take when served."""
+
+
+class NestedPart(Part):
+    """Full tables, a row for every id, of which a lookup keeps the first columns.
+
+    In training each looked-up id keeps a random number of columns, drawn from ``choices``: every row of a batch takes
+    a path of its own, so a step averages over many. Otherwise a table keeps its width among ``widths``. At width 0 a
+    first-order column goes, too.
+    """
+
+    def __init__(self, spec: GroupSpec, choices: Sequence[int], device: torch.device | str | None) -> None:
+        sizes = [t.num_embeddings for t in spec.tables]
+        own = OwnRows(sizes)
+        super().__init__(range(len(sizes)), own, own_table(spec.tables, spec.embedding_dim, device), rows=sizes)
+        self.spec, self.sizes, self.starts = spec, sizes, own.starts
+        self.choices = tuple(choices)
+        self.use((spec.vector_dim,) * len(sizes))
+        # A column is kept where its number is below the width; a first-order one is at every width but 0.
+        self.columns = torch.arange(spec.embedding_dim)
+        self.columns[spec.vector_dim :] = 0
+
+    def use(self, widths: Sequence[int]) -> None:
+        """Columns of each table outside training."""
+        self.widths = torch.tensor(widths)
+
+    def nbytes(self, widths: Sequence[int]) -> int:
+        """Bytes of tables cut to these widths."""
+        return sum(4 * n * self.spec.columns(w) for n, w in zip(self.sizes, widths))
+
+    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+        rows = self.table(self.transform(ids, counts))  # [n, D]
+        return rows * self.kept_columns(ids, counts)
+
+    def kept_columns(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """bool [n, D]."""
+        if self.training:
+            drawn = torch.randint(len(self.choices), ids.shape, device=ids.device)
+            widths = torch.tensor(self.choices, device=ids.device).index_select(0, drawn)
+        else:
+            widths = per_id(self.widths, counts, ids)
+        return self.columns.to(ids.device) < widths[:, None]
+
+    def load_rows(self, table: int, rows: Tensor) -> None:
+        """``rows`` float [n, D] of one table."""
+        self.table.weight.split(self.sizes)[table].copy_(rows)

@@ -47,11 +47,13 @@ class FieldDimBackend(ComposedBackend[FieldDimConfig]):
 
     def __init__(self, spec: GroupSpec, config: FieldDimConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
-        assert config.widths is not None
-        widths = [config.widths[t.name] for t in spec.tables]
-        self.parts = nn.ModuleDict(
-            {f"width_{width}": PaddedPart(tables, width, spec, device) for width, tables in by_width(widths).items()}
-        )
+        self.parts = self._build(device)
+
+    def _build(self, device: torch.device | str | None) -> nn.ModuleDict:
+        assert self.config.widths is not None
+        widths = [self.config.widths[t.name] for t in self.spec.tables]
+        parts = {f"width_{w}": PaddedPart(tables, w, self.spec, device) for w, tables in by_width(widths).items()}
+        return nn.ModuleDict(parts)
 
     @torch.no_grad()
     def load_rows(self, table: int, rows: Tensor) -> None:
@@ -69,17 +71,17 @@ class FieldDimBackend(ComposedBackend[FieldDimConfig]):
         cls, spec: GroupSpec, config: FieldDimConfig, budget: int | None = None, stats: Stats | None = None
     ) -> FieldDimConfig:
         if config.widths is not None or config.default_width is not None:
-            config = FieldDimConfig(widths=named_widths(spec, config))
+            config = config.model_copy(update={"widths": named_widths(spec, config), "default_width": None})
         return super().plan(spec, config, budget, stats)
 
     @classmethod
     def least(cls, spec: GroupSpec, config: FieldDimConfig, stats: Stats | None) -> int:
-        return sum(table_floats(spec, t.num_embeddings, 1) for t in spec.tables)
+        return spec.num_embeddings * spec.columns(1)
 
     @classmethod
     def size(cls, spec: GroupSpec, config: FieldDimConfig, floats: int, stats: Stats | None) -> FieldDimConfig:
         widths = widths_within(spec, floats)
-        return FieldDimConfig(widths={t.name: w for t, w in zip(spec.tables, widths)})
+        return config.model_copy(update={"widths": {t.name: w for t, w in zip(spec.tables, widths)}})
 
 
 class PaddedPart(Part):
@@ -95,8 +97,9 @@ class PaddedPart(Part):
     def __init__(self, tables: Sequence[int], width: int, spec: GroupSpec, device: torch.device | str | None) -> None:
         chosen = [spec.tables[t] for t in tables]
         sizes = [t.num_embeddings for t in chosen]
-        rows, columns = (sizes, width + spec.embedding_dim - spec.vector_dim) if width else ([0] * len(sizes), 0)
-        table = block_table(rows, columns, [t.init_std for t in chosen], device, [t.init_fn for t in chosen])
+        rows = sizes if width else [0] * len(sizes)
+        stds, init_fns = [t.init_std for t in chosen], [t.init_fn for t in chosen]
+        table = block_table(rows, spec.columns(width), stds, device, init_fns)
         form = "full" if width == spec.vector_dim else "padded" if width else "left out"
         super().__init__(tables, OwnRows(sizes), table, form=form, rows=rows)
         self.width, self.dim, self.vector_dim = width, spec.embedding_dim, spec.vector_dim
@@ -127,16 +130,11 @@ def named_widths(spec: GroupSpec, config: FieldDimConfig) -> dict[str, int]:
     return {name: given.get(name, rest) for name in names}
 
 
-def table_floats(spec: GroupSpec, ids: int, width: int) -> int:
-    """Floats of a table: its rows with a first-order column, or nothing."""
-    return ids * (width + spec.embedding_dim - spec.vector_dim) if width else 0
-
-
 def widths_within(spec: GroupSpec, floats: int) -> list[int]:
     """The largest uniform width, then tables a power of two wider, the smallest first, as long as there is room."""
     sizes, most = [t.num_embeddings for t in spec.tables], spec.vector_dim
     uniform = max(1, min(most, floats // sum(sizes) - (spec.embedding_dim - most)))
-    widths, left = [uniform] * len(sizes), floats - sum(table_floats(spec, n, uniform) for n in sizes)
+    widths, left = [uniform] * len(sizes), floats - sum(sizes) * spec.columns(uniform)
     smallest_first = sorted(range(len(sizes)), key=sizes.__getitem__)
     grown = True
     while grown:

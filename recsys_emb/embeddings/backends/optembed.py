@@ -20,9 +20,9 @@ from recsys_emb.embeddings.base import (
     StorageItem,
     register,
 )
-from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part, own_table, per_id, starts_of
+from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part, per_id, starts_of
 from recsys_emb.embeddings.evolution import Evolution, Widths
-from recsys_emb.embeddings.nested import by_width, narrow, widen
+from recsys_emb.embeddings.nested import NestedPart, by_width, narrow, widen
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 from recsys_emb.embeddings.tables import block_table
 from recsys_emb.errors import UserError
@@ -89,7 +89,6 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
 
     def __init__(self, spec: GroupSpec, config: OptEmbedConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
-        self.vector_dim = spec.embedding_dim - spec.first_order
         if config.found is None:
             self.parts = nn.ModuleDict({"supernet": Supernet(spec, device)})
         else:
@@ -113,9 +112,8 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
     @classmethod
     def least(cls, spec: GroupSpec, config: OptEmbedConfig, stats: Stats | None) -> int:
         # One row a table, at one column beside a first-order one, and its entry in a list of ids.
-        columns = min(1 + spec.first_order, spec.embedding_dim)
         entry = 1 if spec.num_embeddings <= 1 << 31 else 2
-        return min(len(spec.tables) * (columns + entry), spec.full_bytes // 4)
+        return min(len(spec.tables) * (spec.columns(1) + entry), spec.full_bytes // 4)
 
     @classmethod
     def size(cls, spec: GroupSpec, config: OptEmbedConfig, floats: int, stats: Stats | None) -> OptEmbedConfig:
@@ -158,43 +156,28 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
 
     @torch.no_grad()
     def search(self, score: Callable[[], float], seed: int) -> OptEmbedBackend:
-        net, config = self.supernet, self.config
-        assert net is not None
-        margins = net.margins()
-        rising = [np.sort(m.cpu().numpy()) for m in margins]
+        config, candidates = self.config, self.candidates()
+        assert candidates is not None
 
         def fitness(widths: Widths) -> float:
-            net.candidate(widths, self._cut(rising, widths))
+            candidates.use(widths)
             return score()
 
         evolution = Evolution(
             config.generations, config.parents, config.mutations, config.crossovers, config.mutation_rate
         )
-        widths: Widths = (0,) * len(margins)
-        if self.vector_dim:
-            widths = evolution.best(fitness, len(margins), self.vector_dim, seed)
-        net.candidate(widths, self._cut(rising, widths))
-        return self._kept(margins)
+        candidates.use(evolution.best(fitness, len(self.spec.tables), self.spec.vector_dim, seed))
+        return self._kept(candidates.margins)
+
+    def candidates(self) -> OptEmbedCandidates | None:
+        net = self.supernet
+        if net is None:
+            return None
+        assert self.config.bytes is not None
+        return OptEmbedCandidates(self.spec, net, self.config.bytes)
 
     def compact(self) -> OptEmbedBackend:
         return self if self.supernet is None else self._kept(self.supernet.margins())
-
-    def _cut(self, rising: Sequence[np.ndarray], widths: Widths) -> float:
-        """The least margin, 0 or above, beyond which rows fit in the budget at these widths."""
-        low, high = np.float32(0), max(m[-1] for m in rising)
-
-        def fits(cut: np.float32) -> bool:
-            rows = [len(m) - int(np.searchsorted(m, cut, side="right")) for m in rising]
-            assert self.config.bytes is not None
-            return kept_bytes(self.spec, Found(widths=widths, rows=tuple(rows))) <= self.config.bytes
-
-        if fits(low):
-            return 0.0
-        while low < (middle := (low + high) / np.float32(2)) < high:
-            low, high = (low, middle) if fits(middle) else (middle, high)
-        # Between two rows, so that no lookup's rounding moves one across.
-        above = [m[i] for m in rising if (i := np.searchsorted(m, high, side="right")) < len(m)]
-        return float((high + min(above)) / np.float32(2)) if above else float(high)
 
     @torch.no_grad()
     def _kept(self, margins: Sequence[Tensor]) -> OptEmbedBackend:
@@ -222,37 +205,24 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
         return [cast(KeptPart, part) for part in self.parts.values()]
 
 
-class Supernet(Part):
-    """A full table of which each lookup keeps some rows and columns: random widths in training, else a candidate's."""
+class Supernet(NestedPart):
+    """A full table of which each lookup keeps some columns, and the rows above their table's threshold."""
+
+    cut = 0.0
+    """Outside training a row must be this much above its threshold."""
 
     def __init__(self, spec: GroupSpec, device: torch.device | str | None) -> None:
-        sizes = [t.num_embeddings for t in spec.tables]
-        own = OwnRows(sizes)
-        super().__init__(range(len(sizes)), own, own_table(spec.tables, spec.embedding_dim, device))
-        self.sizes, self.starts = sizes, own.starts
-        self.vector_dim = spec.embedding_dim - spec.first_order
-        self.thresholds = nn.Parameter(torch.zeros(len(sizes), device=device))
-        self.candidate((self.vector_dim,) * len(sizes), 0.0)
+        super().__init__(spec, range(1, spec.vector_dim + 1), device)
+        self.thresholds = nn.Parameter(torch.zeros(len(self.sizes), device=device))
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.thresholds)
 
-    def candidate(self, widths: Widths, cut: float) -> None:
-        """What lookups keep outside training: columns of each table, and rows more than ``cut`` above the threshold."""
-        self.widths, self.cut = torch.tensor(widths), cut
-
     def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
         rows = self.table(self.transform(ids, counts))  # [n, D]
         margin = l1_norms(rows) - per_id(self.thresholds, counts, ids)
-        if self.training:
-            keep = LongTailStep.apply(margin)
-            widths = torch.randint(self.vector_dim, ids.shape, device=ids.device) + 1 if self.vector_dim else ids
-        else:
-            keep = (margin > self.cut).to(rows.dtype)
-            widths = per_id(self.widths, counts, ids)
-        columns = torch.arange(rows.shape[1], device=ids.device)
-        columns[self.vector_dim :] = -1  # a first-order column is below every width
-        return rows * (keep[:, None] * (columns < widths[:, None]))
+        keep = LongTailStep.apply(margin) if self.training else (margin > self.cut).to(rows.dtype)
+        return rows * (keep[:, None] * self.kept_columns(ids, counts))
 
     @torch.no_grad()
     def margins(self, chunk: int = 1 << 18) -> list[Tensor]:
@@ -264,6 +234,44 @@ class Supernet(Part):
 def l1_norms(rows: Tensor) -> Tensor:
     """[n, D] -> [n]; many times faster than ``torch.linalg.vector_norm``, forward and backward."""
     return rows.abs().sum(1)
+
+
+class OptEmbedCandidates:
+    """A supernet's forms within a budget: widths, and the rows furthest above their thresholds, as many as fit.
+
+    Args:
+        spec: the tables.
+        net: trained; its weights are read once, here.
+        budget: bytes.
+    """
+
+    def __init__(self, spec: GroupSpec, net: Supernet, budget: int) -> None:
+        self.spec, self.net, self.budget = spec, net, budget
+        self.choices = net.choices
+        self.margins = net.margins()
+        self._rising = [np.sort(m.cpu().numpy()) for m in self.margins]
+
+    def use(self, widths: Sequence[int]) -> None:
+        self.net.use(widths)
+        self.net.cut = self._cut(widths)
+
+    def nbytes(self, widths: Sequence[int]) -> int:
+        return self._bytes(widths, self._cut(widths))
+
+    def _bytes(self, widths: Sequence[int], cut: float | np.float32) -> int:
+        rows = [len(m) - int(np.searchsorted(m, np.float32(cut), side="right")) for m in self._rising]
+        return kept_bytes(self.spec, Found(widths=tuple(widths), rows=tuple(rows)))
+
+    def _cut(self, widths: Sequence[int]) -> float:
+        """The least margin, 0 or above, beyond which rows fit in the budget at these widths."""
+        low, high = np.float32(0), max(m[-1] for m in self._rising)
+        if self._bytes(widths, low) <= self.budget:
+            return 0.0
+        while low < (middle := (low + high) / np.float32(2)) < high:
+            low, high = (low, middle) if self._bytes(widths, middle) <= self.budget else (middle, high)
+        # Between two rows, so that no lookup's rounding moves one across.
+        above = [m[i] for m in self._rising if (i := np.searchsorted(m, high, side="right")) < len(m)]
+        return float((high + min(above)) / np.float32(2)) if above else float(high)
 
 
 class LongTailStep(torch.autograd.Function):
@@ -298,9 +306,9 @@ class KeptPart(Part):
     ) -> None:
         sizes = [spec.tables[t].num_embeddings for t in tables]
         stds = [spec.tables[t].init_std for t in tables]
-        table = block_table(rows, width + spec.first_order, stds, device)
+        table = block_table(rows, spec.columns(width), stds, device)
         super().__init__(tables, OwnRows(sizes), table, form="kept rows", rows=rows)
-        self.width, self.vector_dim = width, spec.embedding_dim - spec.first_order
+        self.width, self.vector_dim = width, spec.vector_dim
         self.index = RowIndex(sum(sizes), sum(rows), device)
         self.starts, self.ends = starts_of(sizes), torch.tensor(sizes).cumsum(0)
 
@@ -341,5 +349,5 @@ def kept_bytes(spec: GroupSpec, found: Found) -> int:
     total = 0
     for width, tables in by_width(found.widths).items():
         ids, rows = sum(spec.tables[t].num_embeddings for t in tables), sum(found.rows[t] for t in tables)
-        total += 4 * rows * (width + spec.first_order) + index_bytes(ids, rows)
+        total += 4 * rows * spec.columns(width) + index_bytes(ids, rows)
     return total

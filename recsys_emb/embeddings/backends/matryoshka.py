@@ -1,0 +1,79 @@
+"""Nested widths from one training: any table can be cut to any width afterwards."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from recsys_emb.embeddings.backends.field_dim import FieldDimBackend, FieldDimConfig
+from recsys_emb.embeddings.base import FieldReport, GroupSpec, Stats, StorageItem, register
+from recsys_emb.embeddings.nested import Candidates, NestedPart
+from recsys_emb.errors import UserError
+
+
+class MatryoshkaConfig(FieldDimConfig):
+    """Options of ``matryoshka``; ``widths`` are those that are served."""
+
+    choices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="widths that training draws from; absent: 1, 2, 4, ... and D"
+    )
+
+
+@register("matryoshka")
+class MatryoshkaBackend(FieldDimBackend):
+    """Nested vectors (Kusupati et al., "Matryoshka Representation Learning", 2022), a random width at a time.
+
+    The first w columns of a vector are a good vector of w columns, for every w of ``choices``. The paper adds up the
+    losses of all widths; here each looked-up id keeps a random one (Rippel et al., "Learning Ordered Representations
+    with Nested Dropout", 2014), which costs one pass and lets widths differ between fields. Training holds full tables;
+    what is served is ``field_dim`` at the widths that are given or fit the budget.
+    """
+
+    summary = "one training for all widths, then each table is cut to one"
+
+    Config = MatryoshkaConfig
+
+    def _build(self, device: torch.device | str | None) -> nn.ModuleDict:
+        config = cast(MatryoshkaConfig, self.config)
+        assert config.choices is not None
+        assert config.widths is not None
+        part = NestedPart(self.spec, config.choices, device)
+        part.use([config.widths[t.name] for t in self.spec.tables])
+        return nn.ModuleDict({"nested": part})
+
+    @classmethod
+    def plan(
+        cls, spec: GroupSpec, config: FieldDimConfig, budget: int | None = None, stats: Stats | None = None
+    ) -> FieldDimConfig:
+        most = spec.vector_dim
+        choices = cast(MatryoshkaConfig, config).choices or (*(1 << k for k in range((most - 1).bit_length())), most)
+        if max(choices) > most:
+            raise UserError(f"embedding.options.choices: {max(choices)} is too wide; allowed: 0 to {most}")
+        return super().plan(spec, config.model_copy(update={"choices": choices}), budget, stats)
+
+    def storage(self) -> list[StorageItem]:
+        return self._served("meta").storage()
+
+    def describe(self) -> list[FieldReport]:
+        return self._served("meta").describe()
+
+    def candidates(self) -> Candidates:
+        return self._nested
+
+    @torch.no_grad()
+    def compact(self) -> FieldDimBackend:
+        part, device = self._nested, self._nested.table.weight.device
+        served = self._served(device)
+        for table, ids in enumerate(torch.arange(sum(part.sizes), device=device).split(part.sizes)):
+            served.load_rows(table, part.table(ids))
+        return served
+
+    @property
+    def _nested(self) -> NestedPart:
+        return cast(NestedPart, self.parts["nested"])
+
+    def _served(self, device: torch.device | str) -> FieldDimBackend:
+        return FieldDimBackend(self.spec, FieldDimConfig(widths=self.config.widths), device)
