@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,11 +126,8 @@ class EncodedDataset:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that gives raw values their ids and dense values their scale: equal sizes are not enough."""
-        checksums: dict[str, str] = self.manifest.get("checksums", {})
-        meaning = {k: v for k, v in checksums.items() if k.startswith("vocabularies/")}
-        text = json.dumps([meaning, self.manifest.get("dense")], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        """See :func:`fingerprint`."""
+        return fingerprint(self.manifest.get("checksums", {}), self.manifest.get("dense"))
 
     @property
     def bayes(self) -> dict[str, dict[str, float]]:
@@ -154,6 +152,18 @@ class EncodedDataset:
     def counts(self, vocabulary: str) -> np.ndarray:
         """int64 [ids]: occurrences of each id in the training split (memory-mapped)."""
         return _map(self.path / "counts" / f"{vocabulary}.npy")
+
+
+def fingerprint(checksums: Mapping[str, str], dense: list[dict[str, Any]] | None) -> str:
+    """Of all that gives raw values their ids and dense values their scale: equal sizes are not enough.
+
+    Args:
+        checksums: of files by relative path; those of vocabularies count.
+        dense: what was fitted on each dense field.
+    """
+    vocabularies = {k: v for k, v in checksums.items() if k.startswith("vocabularies/")}
+    text = json.dumps([vocabularies, dense], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def open_dataset(path: str | Path) -> EncodedDataset:

@@ -11,6 +11,7 @@ from typing import Any
 
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, read_yaml
+from recsys_emb.training.run_dir import RunDir
 
 Report = dict[str, Any]
 
@@ -43,7 +44,7 @@ def load_report(run_dir: str | Path) -> Report:
         raise UserError(f"run {run}: not a run folder (no config.yaml); give one written by `recsys-emb train`")
     missing = [name for name in ("DONE", "report.json") if not artifact and not (run / name).is_file()]
     if missing:
-        raise UserError(f"run {run}: not finished (no {missing[0]}); continue it with `recsys-emb train --resume`")
+        raise UserError(f"run {run}: not finished (no {missing[0]}); {RunDir(run).how_to_continue}")
     report = read_json(run / "report.json")
     if artifact and report.get("auc") is None:
         raise UserError(f"artifact {run}: has no figures yet; run `recsys-emb evaluate {run}` first")

@@ -30,6 +30,7 @@ from recsys_emb.data.dense import FittedDense
 from recsys_emb.data.encoder import Encoder
 from recsys_emb.data.folder import checksum
 from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.data.store import fingerprint
 from recsys_emb.data.vocabulary import ValueIndex
 from recsys_emb.embeddings.base import EmbeddingBackend, backend_registry
 from recsys_emb.embeddings.fields import group_spec
@@ -106,6 +107,11 @@ class Artifact:
     @property
     def schema(self) -> DatasetSchema:
         return self.manifest.fields
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the dataset that the run was trained on (``EncodedDataset.fingerprint``)."""
+        return fingerprint(self.manifest.checksums, [d.model_dump(mode="json") for d in self.manifest.rows.dense])
 
     @property
     def backend(self) -> EmbeddingBackend[Any]:

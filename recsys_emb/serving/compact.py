@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,11 @@ from recsys_emb.serving.artifact import (
     stored_files,
     vocabulary_files,
 )
-from recsys_emb.serving.evaluate import logit_error, predictions
+from recsys_emb.serving.evaluate import logit_error
 from recsys_emb.training import metrics, runtime
-from recsys_emb.training.run import restore
+from recsys_emb.training.run import embedding_figures, restore
 from recsys_emb.training.run_dir import RunDir
+from recsys_emb.training.stage_runner import predict_split
 
 
 def write_artifact(
@@ -76,8 +76,7 @@ def write_artifact(
     run.check_dataset(dataset)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
-    batch_size = config.training.batch_size
-    before = predictions(model, dataset, "test", batch_size, precision).logits if evaluate else None
+    before = predict_split(model, dataset, "test", config, precision).logits if evaluate else None
 
     backend = model.eval().embedding.backend.compact()
     backend = _compressed(backend, dataset, method, budget, options)
@@ -107,14 +106,16 @@ def write_artifact(
         report = {
             **{k: v for k, v in trained.items() if not k.startswith("valid_")},
             **dict.fromkeys(("auc", "logloss", "ne", "calibration", "gauc", "logit_error")),
-            **_sizes(folder, dataset, backend, trained["full_bytes"]),
+            **embedding_figures(backend),
+            "dense_bytes": (folder / DENSE).stat().st_size,
+            "vocabulary_bytes": sum((folder / f).stat().st_size for f in vocabulary_files(dataset.schema)),
             "backend": config.embedding.backend if method is None else f"{config.embedding.backend}+{method}",
             "method": method,
             "budget": config.embedding.budget if method is None else budget,
         }
         if before is not None:
             artifact = load_artifact(folder, device=str(next(model.parameters()).device.type))
-            after = predictions(artifact.model, dataset, "test", batch_size, precision)
+            after = predict_split(artifact.model, dataset, "test", config, precision)
             report |= {**metrics.evaluate(after), "logit_error": logit_error(before, after.logits)}
         write_json(folder / REPORT, report)
     return report
@@ -151,18 +152,6 @@ def _write_tensors(
         (folder / file).parent.mkdir(exist_ok=True)
         shutil.copyfile(dataset.path / file, folder / file)
     return {file: checksum(folder / file) for file in stored_files(dataset.schema)}
-
-
-def _sizes(folder: Path, dataset: EncodedDataset, backend: EmbeddingBackend[Any], full_bytes: int) -> dict[str, Any]:
-    serving = backend.serving_bytes()
-    tables = [asdict(line) for line in backend.describe()]
-    return {
-        "serving_bytes": serving,
-        "ratio": serving / full_bytes,
-        "dense_bytes": (folder / DENSE).stat().st_size,
-        "vocabulary_bytes": sum((folder / f).stat().st_size for f in vocabulary_files(dataset.schema)),
-        "tables": [{"name": row.pop("table"), **row} for row in tables],
-    }
 
 
 @contextmanager

@@ -7,14 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from recsys_emb.data.batches import BatchLoader
-from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
-from recsys_emb.models.base import CTRModel
 from recsys_emb.serving.artifact import REPORT, Artifact
 from recsys_emb.training import metrics, runtime
-from recsys_emb.training.trainer import predict
+from recsys_emb.training.stage_runner import predict_split
 
 
 def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None = None) -> dict[str, Any]:
@@ -34,22 +32,14 @@ def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None
     if data is None and not path.exists():
         raise UserError(f"{artifact.path}: its dataset {path} is not on this machine; pass --data DIR")
     dataset = open_dataset(path)
-    if dataset.schema != artifact.schema:
+    if dataset.schema != artifact.schema or dataset.fingerprint != artifact.fingerprint:
         raise UserError(f"{dataset.path}: its fields or vocabularies differ from those of {artifact.path}")
     runtime.configure(artifact.config.seed, artifact.manifest.precision)
-    figures = metrics.evaluate(
-        predictions(artifact.model, dataset, split, artifact.config.training.batch_size, artifact.manifest.precision)
-    )
+    predicted = predict_split(artifact.model, dataset, split, artifact.config, artifact.manifest.precision)
+    figures = metrics.evaluate(predicted)
     if split == "test" and data is None and artifact.report.get("auc") is None:
         write_json(artifact.path / REPORT, {**artifact.report, **figures})
     return {"artifact": str(artifact.path), "split": split, "rows": len(dataset.split(split)), **figures}
-
-
-def predictions(
-    model: CTRModel, dataset: EncodedDataset, split: str, batch_size: int, precision: str
-) -> metrics.Predictions:
-    """Predictions of a split in its stored order."""
-    return predict(model, BatchLoader(dataset.split(split), dataset.schema, batch_size), precision)
 
 
 def logit_error(before: Tensor, after: Tensor) -> dict[str, float]:

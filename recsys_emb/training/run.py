@@ -11,7 +11,7 @@ import torch
 from recsys_emb.config import RunConfig
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.budget import budget_bytes, plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.errors import UserError
@@ -20,8 +20,8 @@ from recsys_emb.report import run_page
 from recsys_emb.training import metrics, runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
 from recsys_emb.training.run_dir import RunDir
-from recsys_emb.training.stage_runner import Outcome, StageRunner, recorded_stages, split_loader, stage_model
-from recsys_emb.training.trainer import Reporter, predict
+from recsys_emb.training.stage_runner import Outcome, StageRunner, predict_split, recorded_stages, stage_model
+from recsys_emb.training.trainer import Reporter
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
     stages = planned.backend.stages(planned.config)
     runner = StageRunner(run, dataset, planned.spec, lambda: planned.build(device), stages, device, precision, reporter)
     model, outcomes = runner.finish()
-    report = _report(config, dataset, planned.spec, model, outcomes)
+    report = _report(config, dataset, model, outcomes)
     if not test:
         return report
     report = {
-        **metrics.evaluate(predict(model, split_loader(dataset, "test", config), precision)),
+        **metrics.evaluate(predict_split(model, dataset, "test", config, precision)),
         **report,
         "peak_rss_bytes": runtime.peak_rss_bytes(),
         "device": str(device),
@@ -115,19 +115,13 @@ def default_out(config: RunConfig) -> Path:
     return path
 
 
-def _report(
-    config: RunConfig, dataset: EncodedDataset, spec: GroupSpec, model: CTRModel, outcomes: list[Outcome]
-) -> dict[str, Any]:
-    backend = model.embedding.backend
-    serving, full = backend.serving_bytes(), spec.full_bytes
+def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcomes: list[Outcome]) -> dict[str, Any]:
     trainings = [o for o in outcomes if o.steps]
     return {
         **{f"valid_{k}": v for k, v in outcomes[-1].valid.items()},
         "bayes_auc": dataset.bayes.get("test", {}).get("auc"),
         "bayes_logloss": dataset.bayes.get("test", {}).get("logloss"),
-        "serving_bytes": serving,
-        "full_bytes": full,
-        "ratio": serving / full,
+        **embedding_figures(model.embedding.backend),
         "budget": config.embedding.budget,
         "training_bytes": max(o.training_bytes for o in outcomes),
         "vocabulary_bytes": dataset.manifest.get("vocabulary_bytes"),
@@ -142,13 +136,19 @@ def _report(
         "seed": config.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "stages": [o.row for o in outcomes],
-        "tables": [_table_row(t) for t in backend.describe()],
     }
 
 
-def _table_row(report: FieldReport) -> dict[str, Any]:
-    row = asdict(report)
-    return {"name": row.pop("table"), **row}
+def embedding_figures(backend: EmbeddingBackend[Any]) -> dict[str, Any]:
+    """What reports say of an embedding: its bytes, those of the full tables, and a row per table."""
+    serving, full = backend.serving_bytes(), backend.spec.full_bytes
+    tables = [asdict(line) for line in backend.describe()]
+    return {
+        "serving_bytes": serving,
+        "full_bytes": full,
+        "ratio": serving / full,
+        "tables": [{"name": row.pop("table"), **row} for row in tables],
+    }
 
 
 def restore(run: RunDir) -> tuple[CTRModel, str]:
@@ -169,7 +169,7 @@ def restore(run: RunDir) -> tuple[CTRModel, str]:
             model = stage_model(run, schema, spec, stage, device)
             load_model(model, best)
             return model, precision
-    raise UserError(f"{run.path}: no checkpoint yet; continue the run with `recsys-emb train --resume`")
+    raise UserError(f"{run.path}: no checkpoint yet; {run.how_to_continue}")
 
 
 def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict
     run.check_dataset(dataset)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
-    figures = metrics.evaluate(predict(model, split_loader(dataset, split, config), precision))
+    figures = metrics.evaluate(predict_split(model, dataset, split, config, precision))
     return {"run": str(run.path), "split": split, "rows": len(dataset.split(split)), **figures}
 
 

@@ -81,11 +81,15 @@ class RunDir:
         return (self.path / "DONE").is_file()
 
     @property
+    def how_to_continue(self) -> str:
+        """Advice for messages about an unfinished run."""
+        return f"continue it with `recsys-emb train {self.path}/config.yaml --out {self.path} --resume`"
+
+    @property
     def report(self) -> dict[str, Any]:
         """The final figures. Raises UserError while the run is unfinished."""
         if not self.done:
-            how = f"`recsys-emb train {self.path}/config.yaml --out {self.path} --resume`"
-            raise UserError(f"{self.path}: the run is not finished; continue it with {how}")
+            raise UserError(f"{self.path}: the run is not finished; {self.how_to_continue}")
         return read_json(self.path / "report.json")
 
     def checkpoints(self, stage: str) -> Path:

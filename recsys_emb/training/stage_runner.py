@@ -225,6 +225,13 @@ def split_loader(dataset: EncodedDataset, split: str, config: RunConfig, shuffle
     return BatchLoader(dataset.split(split), dataset.schema, size, shuffle=shuffle, seed=config.seed)
 
 
+def predict_split(
+    model: CTRModel, dataset: EncodedDataset, split: str, config: RunConfig, precision: str
+) -> metrics.Predictions:
+    """Predictions of a split in its stored order."""
+    return predict(model, split_loader(dataset, split, config), precision)
+
+
 # -- which backend a stage has ----------------------------------------------------------------------------------------
 
 

@@ -14,16 +14,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recsys_emb import load_artifact
+from recsys_emb.data.encode import prepare
 from recsys_emb.data.folder import checksum
+from recsys_emb.data.options import make_source
 from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.embeddings.posttraining import list_posttraining
 from recsys_emb.errors import UserError
 from recsys_emb.report import compare
 from recsys_emb.serving import compact, evaluate_artifact, write_artifact
-from recsys_emb.serving.evaluate import predictions
 from recsys_emb.training.run import evaluate, restore
 from recsys_emb.training.run_dir import RunDir
+from recsys_emb.training.stage_runner import predict_split
+from tests.serving.conftest import train_run
 
 RunOf = Callable[[str], RunDir]
 every_backend = pytest.mark.parametrize("backend", backend_registry.names())
@@ -46,7 +49,7 @@ def both_logits(run: RunDir, artifact: Path) -> tuple[torch.Tensor, torch.Tensor
     dataset = open_dataset(run.config.data.path)
     model, precision = restore(run)
     loaded = load_artifact(artifact)
-    return tuple(predictions(m, dataset, "test", 256, precision).logits for m in (model, loaded.model))
+    return tuple(predict_split(m, dataset, "test", run.config, precision).logits for m in (model, loaded.model))
 
 
 @every_backend
@@ -104,8 +107,6 @@ def test_methods_follow_any_backend(run_of: RunOf, tmp_path: Path, backend: str,
 def test_an_artifact_needs_neither_run_nor_dataset(run_of: RunOf, tmp_path: Path, prepared: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
-    from tests.serving.conftest import train_run
-
     run = train_run(data, tmp_path / "run")
     write_artifact(run, tmp_path / "a")
     frame = artifact_rows(data)
@@ -120,9 +121,28 @@ def test_an_artifact_needs_neither_run_nor_dataset(run_of: RunOf, tmp_path: Path
     assert figures["auc"] == load_artifact(tmp_path / "moved").report["auc"]
 
 
-def artifact_rows(data: Path) -> Any:
-    from recsys_emb.data.options import make_source
+def test_a_dataset_of_other_values_is_refused(tmp_path: Path) -> None:
+    """Same fields and sizes, but an id means another value, or a dense value is scaled otherwise."""
 
+    def data(name: str, letters: str = "abc", step: float = 1.0) -> Path:
+        splits = ["train"] * 20 + ["valid"] * 10 + ["test"] * 10
+        rows = [f"{i // 2 % 2},{letters[i % 3]},{i * step},{split}" for i, split in enumerate(splits)]
+        raw = tmp_path / f"{name}.csv"
+        raw.write_text("y,letter,x,part\n" + "\n".join(rows) + "\n")
+        options = {"label": "y", "categorical": ["letter"], "dense": ["x"], "split": {"column": "part"}}
+        prepare(make_source("table", raw, options=options), tmp_path / name)
+        return tmp_path / name
+
+    run = train_run(data("mine"), tmp_path / "run")
+    write_artifact(run, tmp_path / "a")
+    artifact = load_artifact(tmp_path / "a")
+    assert evaluate_artifact(artifact, data=data("same"))["auc"] == run.report["auc"]
+    for other in (data("values", letters="xyz"), data("scale", step=2.0)):
+        with pytest.raises(UserError, match=f"{other}: its .* vocabularies differ from those of {artifact.path}"):
+            evaluate_artifact(artifact, data=other)
+
+
+def artifact_rows(data: Path) -> Any:
     manifest = open_dataset(data).manifest
     return next(make_source(manifest["source"], options=manifest["options"]).inputs()).frame
 

@@ -19,7 +19,7 @@ from recsys_emb.data.sources.base import TEST
 from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.serving import predict_file, write_artifact
-from recsys_emb.serving.evaluate import predictions
+from recsys_emb.training.stage_runner import predict_split
 from tests.serving.conftest import train_run
 
 ROWS = 600
@@ -61,7 +61,7 @@ def predicted(artifact: Path, input: Path, out: Path, **options: Any) -> pl.Data
 def encoded_test_logits(artifact: Path) -> np.ndarray:
     loaded = load_artifact(artifact)
     dataset = open_dataset(loaded.config.data.path)
-    return predictions(loaded.model, dataset, "test", 100, "fp32").logits.numpy()
+    return predict_split(loaded.model, dataset, "test", loaded.config, "fp32").logits.numpy()
 
 
 def is_test(artifact: Path, input: Path) -> np.ndarray:

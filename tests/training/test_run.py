@@ -22,7 +22,7 @@ from recsys_emb.models.base import build_model
 from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.progress import Silent
-from recsys_emb.training.run_dir import load_run
+from recsys_emb.training.run_dir import RunDir, load_run
 from recsys_emb.training.trainer import Progress, Trainer, predict
 
 
@@ -310,3 +310,9 @@ def test_a_kill_before_the_best_is_marked_loses_nothing(prepared: Path, tmp_path
     (tmp_path / "killed/checkpoints/train/best.json").unlink()  # written after the checkpoint
     resumed = running.train(config, tmp_path / "killed", Silent(), resume=True)
     assert resumed["logloss"] == whole["logloss"]
+
+
+def test_a_run_without_a_checkpoint_says_the_whole_command(prepared: Path, tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run", config_for(prepared), open_dataset(prepared))
+    with pytest.raises(UserError, match=f"no checkpoint yet; .*/config.yaml --out {run.path} --resume"):
+        running.restore(run)
