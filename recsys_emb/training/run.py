@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from recsys_emb.config import RunConfig
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.distributed.world import join
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.budget import budget_bytes, plan_backend
 from recsys_emb.embeddings.fields import group_spec
@@ -44,14 +46,15 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     """
     model = model_registry.get(config.model.name)
     model.check(config.model, dataset.schema)
-    spec = _spec(config, dataset.schema)
+    spec = group_of(config, dataset.schema)
     stats = {} if dataset.schema.ids == "hash64" else {t.name: dataset.counts(t.name) for t in spec.tables}
     e = config.embedding
     backend, sized = plan_backend(e.backend, spec, budget_bytes(e.budget, spec.full_bytes), stats, e.options)
     return Plan(spec, backend, sized)
 
 
-def _spec(config: RunConfig, schema: DatasetSchema) -> GroupSpec:
+def group_of(config: RunConfig, schema: DatasetSchema) -> GroupSpec:
+    """The tables of a run."""
     model = model_registry.get(config.model.name)
     return group_spec(schema, model.embedding_width(config.model), config.embedding.init_std, model.first_order)
 
@@ -74,35 +77,46 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
     device = runtime.pick_device(config.device)
     precision = runtime.pick_precision(config.training.precision, device)
     planned = plan(config, dataset)
-    if resume and (out / "config.yaml").is_file():
-        run = RunDir.open(out)
-        if run.config != config:
-            raise UserError(f"--resume: {out} was started with another config than this one; see {out}/config.yaml")
-        run.check_dataset(dataset)
+    # dense_adam walks whole tables, so each process has them.
+    with join(device, shard_tables=config.training.embedding_optimizer != "dense_adam") as world:
+        run = world.first(lambda: _folder(config, out, dataset, resume), lambda: RunDir.open(out))
         if run.done:
-            if not (out / "report.html").exists():  # killed between the two
+            if world.writes and not (out / "report.html").exists():  # killed between the two
                 run_page(out)
             return run.report
-    else:
-        run = RunDir.create(out, config, dataset)
-    runtime.configure(config.seed, precision)
-    runtime.reset_peak_rss()
-    stages = planned.backend.stages(planned.config)
-    runner = StageRunner(run, dataset, planned.spec, lambda: planned.build(device), stages, device, precision, reporter)
-    model, outcomes = runner.finish()
-    report = _report(config, dataset, model, outcomes)
-    if not test:
+        runtime.configure(config.seed, precision)
+        runtime.reset_peak_rss()
+        stages = planned.backend.stages(planned.config)
+        build = partial(world.build, planned.backend, planned.spec, planned.config, device)
+        runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world)
+        model, outcomes = runner.finish()
+        whole = stage_model(run, dataset.schema, planned.spec, stages[-1].name, torch.device("meta"))
+        report = _report(config, dataset, whole, outcomes)
+        if not test:
+            return report
+        report = {
+            **metrics.evaluate(predict_split(model, dataset, "test", config, precision, world)),
+            **report,
+            "peak_rss_bytes": world.largest(runtime.peak_rss_bytes()),
+            "device": str(device),
+            "precision": precision,
+            "processes": world.size,
+        }
+        if world.writes:
+            run.finish(report)
+            run_page(run.path)
         return report
-    report = {
-        **metrics.evaluate(predict_split(model, dataset, "test", config, precision)),
-        **report,
-        "peak_rss_bytes": runtime.peak_rss_bytes(),
-        "device": str(device),
-        "precision": precision,
-    }
-    run.finish(report)
-    run_page(run.path)
-    return report
+
+
+def _folder(config: RunConfig, out: Path, dataset: EncodedDataset, resume: bool) -> RunDir:
+    """A new run folder, or the one to continue. Raises UserError when it is not the config's."""
+    if not (resume and (out / "config.yaml").is_file()):
+        return RunDir.create(out, config, dataset)
+    run = RunDir.open(out)
+    if run.config != config:
+        raise UserError(f"--resume: {out} was started with another config than this one; see {out}/config.yaml")
+    run.check_dataset(dataset)
+    return run
 
 
 def default_out(config: RunConfig) -> Path:
@@ -162,7 +176,7 @@ def restore(run: RunDir) -> tuple[CTRModel, str]:
     config, schema = run.config, run.schema
     device = runtime.pick_device(config.device)
     precision = runtime.pick_precision(config.training.precision, device)
-    spec = _spec(config, schema)
+    spec = group_of(config, schema)
     for stage in reversed(recorded_stages(run)):
         best = Checkpoints(run.checkpoints(stage)).best()
         if best is not None:
