@@ -92,6 +92,37 @@ def test_a_quote_that_is_never_closed_costs_one_line(tmp_path: Path) -> None:
     assert [(r.line, r.text) for b in blocks for r in b.rejected] == [(4, lines[3])]
 
 
+@pytest.mark.parametrize(
+    ("user", "good", "bad"),
+    [
+        (b'"u1', [2, 4], [3]),  # at the end of the file: the columns are right, the value is not
+        (b'"u\n\xff1"', [2, 5], [3, 4]),  # a line inside the quotes is not UTF-8
+        (b'"u"1"x"', [2, 4], [3]),  # polars: u1x
+        (b"u\r1", [2, 4], [3]),
+        (b'u"1"', [2, 3, 4], []),  # a quote inside a value is a character
+        (b'"u\r\n1"', [2, 3, 5], []),
+    ],
+)
+def test_broken_quotes_make_no_wrong_row(tmp_path: Path, user: bytes, good: list[int], bad: list[int]) -> None:
+    path = tmp_path / "t.csv"
+    options = {"label": "y", "categorical": ["user"], "split": {"ratios": [1, 1, 1]}}
+    path.write_bytes(b"y,user\n1,a\n0," + user + b"\n1,b\n")
+    blocks = list(make_source("table", path, options=options).inputs())
+    assert sorted(n for b in blocks for n in b.lines) == good
+    assert sorted(r.line for b in blocks for r in b.rejected) == bad
+    read = [v for b in blocks for v in b.frame["user"]]
+    assert sorted(read) == sorted(["a", "b", *([user.decode().replace('"u\r\n1"', "u\r\n1")] if not bad else [])])
+
+
+def test_a_header_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"y,\rus er,x\n1,2,3\n")
+    source = make_source(
+        "table", tmp_path / "t.csv", options={"label": "y", "split": {"ratios": [1, 1, 1]}, "dense": ["x"]}
+    )
+    with pytest.raises(UserError, match=r"t\.csv line 1: no header of column names"):
+        list(source.blocks())
+
+
 def test_small_chunks_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(1)
     users = [draw.choice(["a", "b,c", "d\ne", 'f"g']) for _ in range(300)]
@@ -235,7 +266,10 @@ def test_history_keeps_its_last_entries(tmp_path: Path) -> None:
         ({"split": {"ratio": [1, 1, 1]}}, "ratio: unknown key"),
         ({"separator": "::"}, "separator: .*single ASCII character"),
         ({"categorical": [{"name": "a b"}]}, "categorical.0.name"),
-        ({"categorical": [], "multi_valued": [], "dense": [], "sequences": [], "user": None}, "no field to embed: give categorical"),
+        (
+            {"categorical": [], "multi_valued": [], "dense": [], "sequences": [], "user": None},
+            "no field to embed: give categorical",
+        ),
     ],
 )
 def test_mistakes_in_the_schema(tmp_path: Path, change: dict[str, Any], message: str) -> None:

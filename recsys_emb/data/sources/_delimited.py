@@ -113,8 +113,10 @@ def _texts(chunk: Chunk, numbers: Sequence[int]) -> list[str]:
 
 
 def _parse_fast(chunk: Chunk, form: Format) -> pl.DataFrame | None:
-    """None when a record is malformed: polars refuses values that do not parse and records with too many values, and
-    the number of separators shows whether any has too few."""
+    """None when a record may be malformed: polars refuses values that do not parse and records with too many values,
+    and the number of separators shows whether any has too few."""
+    if chunk.text.count(b"\r") != chunk.text.count(b"\r\n"):
+        return None  # polars drops carriage returns at the end of values
     try:
         frame = _read(chunk.text, form, dict(form.columns))
     except pl.exceptions.PolarsError:
@@ -123,6 +125,10 @@ def _parse_fast(chunk: Chunk, form: Format) -> pl.DataFrame | None:
     if form.quote is not None and form.quote.encode() in chunk.text:
         outside = outside_quotes(chunk.text, form.quote)
         found = np.frombuffer(chunk.text, dtype=np.uint8)
+        opening = np.flatnonzero((found == ord(form.quote)) & ~outside)
+        before = found[opening[opening > 0] - 1]
+        if not np.isin(before, [ord(form.separator), ord("\n"), ord(form.quote)]).all():
+            return None  # polars reads "a"b"c" as abc
         records = int(np.count_nonzero((found == ord("\n")) & outside))
         total = int(np.count_nonzero((found == ord(form.separator)) & outside))
     else:
@@ -182,7 +188,7 @@ def _parse_slow(chunk: Chunk, form: Format) -> Rows:
 
 def _decoded(line: bytes) -> str | None:
     try:
-        return line.rstrip(b"\r").decode()
+        return line.decode()
     except UnicodeDecodeError:
         return None
 
@@ -190,19 +196,22 @@ def _decoded(line: bytes) -> str | None:
 def _reason(line: str | None, found: int, expected: int) -> str:
     if line is None:
         return "not UTF-8 text"
-    return f"{found} columns, expected {expected}" if line else "blank line"
+    if not line.rstrip("\r"):
+        return "blank line"
+    return f"{found} columns, expected {expected}" if found else "a quote or carriage return inside a value"
 
 
 def _split(lines: list[str | None], form: Format, width: int) -> Iterator[tuple[int, list[str]]]:
     """The values of each record and the position of its first line; no values for a line that cannot be read."""
     if form.quote is None:
         for at, line in enumerate(lines):
-            yield at, line.split(form.separator) if line else []
+            text = (line or "").rstrip("\r")
+            yield at, text.split(form.separator) if text else []
         return
     at = 0
     while at < len(lines):
         texts = (f"{line or ''}\n" for line in islice(lines, at, None))
-        reader = csv.reader(texts, delimiter=form.separator, quotechar=form.quote)
+        reader = csv.reader(texts, delimiter=form.separator, quotechar=form.quote, strict=True)
         base = at
         while at < len(lines):
             try:
@@ -210,7 +219,7 @@ def _split(lines: list[str | None], form: Format, width: int) -> Iterator[tuple[
             except csv.Error:
                 record = []
             end = base + reader.line_num
-            if len(record) != width and end - at != 1:
+            if end - at != 1 and (len(record) != width or None in lines[at:end]):
                 # A quote that is never closed took the lines behind it along: give up this line only.
                 yield at, []
                 at += 1

@@ -98,7 +98,7 @@ class Table(Source):
         o = self.options
         tabs = {".tsv", ".tab"} & set(file.suffixes)
         separator = o.separator or ("\t" if tabs else ",")
-        header = next(csv.reader([read_header(file)], delimiter=separator))
+        header = _header(file, separator)
         _check_header(file, header, roles)
         for f in self._list_fields:
             if f.separator is None:
@@ -218,6 +218,13 @@ def _read_parquet(file: Path, roles: dict[str, str]) -> Iterator[Rows]:
 
 def _row_texts(frame: pl.DataFrame, start: int, numbers: Sequence[int]) -> list[str]:
     return [str(frame.row(n - start, named=True)) for n in numbers]
+
+
+def _header(file: Path, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([read_header(file)], delimiter=separator))
+    except csv.Error as error:
+        raise UserError(f"{file} line 1: no header of column names ({error})") from None
 
 
 def _check_header(file: Path, header: Sequence[str], roles: dict[str, str]) -> None:
