@@ -116,9 +116,8 @@ def test_broken_quotes_make_no_wrong_row(tmp_path: Path, user: bytes, good: list
 
 def test_a_header_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"y,\rus er,x\n1,2,3\n")
-    source = make_source(
-        "table", tmp_path / "t.csv", options={"label": "y", "split": {"ratios": [1, 1, 1]}, "dense": ["x"]}
-    )
+    options = {"label": "y", "categorical": ["x"], "split": {"ratios": [1, 1, 1]}}
+    source = make_source("table", tmp_path / "t.csv", options=options)
     with pytest.raises(UserError, match=r"t\.csv line 1: no header of column names"):
         list(source.blocks())
 
