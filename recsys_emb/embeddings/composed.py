@@ -250,14 +250,16 @@ class ComposedBackend(EmbeddingBackend[C]):
         """The config with sizes that take at most ``floats`` floats, which is at least ``least(...)``."""
 
     @classmethod
-    def plan(cls, spec: GroupSpec, config: C, budget: int | None = None, stats: Stats | None = None) -> C:
+    def check(cls, spec: GroupSpec, config: C) -> None:
+        """Raises UserError when options do not fit the tables; a subclass adds what its sizes must keep to."""
         given = getattr(config, cls.sizes)
-        if given is not None:
-            if isinstance(given, tuple) and len(given) != len(spec.tables):
-                raise UserError(
-                    f"embedding.options.{cls.sizes}: one entry per table, {len(spec.tables)}, got {len(given)}"
-                )
-        else:
+        if isinstance(given, tuple):
+            check_length(cls.sizes, spec, given)
+
+    @classmethod
+    def plan(cls, spec: GroupSpec, config: C, budget: int | None = None, stats: Stats | None = None) -> C:
+        cls.check(spec, config)
+        if getattr(config, cls.sizes) is None:
             least = cls.least(spec, config, stats)
             if budget is None:
                 floats = max(least, int(cls.default_ratio * spec.full_bytes) // 4)
@@ -273,6 +275,24 @@ class ComposedBackend(EmbeddingBackend[C]):
                     f"embedding.options.{cls.sizes}: these sizes take {needed:,} bytes, the budget is {budget:,}"
                 )
         return config
+
+
+def misfit(option: str, table: TableSpec, given: object, allowed: str) -> UserError:
+    """The error of a size that does not fit its table."""
+    return UserError(f"embedding.options.{option}: {given} for table {table.name!r}; allowed: {allowed}")
+
+
+def check_length(option: str, spec: GroupSpec, sizes: Sequence[object]) -> None:
+    """Raises UserError unless there is one size per table."""
+    if len(sizes) != len(spec.tables):
+        raise UserError(f"embedding.options.{option}: one entry per table, {len(spec.tables)}, got {len(sizes)}")
+
+
+def check_range(option: str, spec: GroupSpec, sizes: Sequence[int], most: Sequence[int]) -> None:
+    """Raises UserError unless each table's size is from 1 to its ``most``."""
+    for table, size, limit in zip(spec.tables, sizes, most):
+        if not 1 <= size <= limit:
+            raise misfit(option, table, size, f"1 to {limit:,}")
 
 
 def _cat(tensors: list[Tensor]) -> Tensor:

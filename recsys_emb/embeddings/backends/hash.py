@@ -9,7 +9,7 @@ from pydantic import Field
 
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
 from recsys_emb.embeddings.budget import water_fill
-from recsys_emb.embeddings.composed import ComposedBackend, HashedRows, Part, own_parts, starts_of
+from recsys_emb.embeddings.composed import ComposedBackend, HashedRows, Part, check_range, own_parts, starts_of
 from recsys_emb.embeddings.hashing import MAX_ROWS, seeds
 from recsys_emb.embeddings.tables import block_table
 
@@ -58,14 +58,24 @@ class HashBackend(ComposedBackend[HashConfig]):
             self.parts["hashed"] = Part(hashed, transform, table, form="hashed", rows=rows)
 
     @classmethod
+    def check(cls, spec: GroupSpec, config: HashConfig) -> None:
+        super().check(spec, config)
+        check_range("rows", spec, config.rows or (), most_rows(spec))
+
+    @classmethod
     def least(cls, spec: GroupSpec, config: HashConfig, stats: Stats | None) -> int:
         return spec.embedding_dim * len(spec.tables)
 
     @classmethod
     def size(cls, spec: GroupSpec, config: HashConfig, floats: int, stats: Stats | None) -> HashConfig:
-        full = [min(t.num_embeddings, MAX_ROWS) for t in spec.tables]
+        full = most_rows(spec)
         rows = water_fill(full, [1] * len(full), floats // spec.embedding_dim, config.balance)
         return config.model_copy(update={"rows": tuple(rows)})
+
+
+def most_rows(spec: GroupSpec) -> list[int]:
+    """Rows that each table has a use for: one per id, as far as the hash reaches."""
+    return [min(t.num_embeddings, MAX_ROWS) for t in spec.tables]
 
 
 def split_own(spec: GroupSpec, rows: Sequence[int]) -> tuple[list[int], list[int]]:

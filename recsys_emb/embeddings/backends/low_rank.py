@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
-from recsys_emb.embeddings.composed import ComposedBackend, parts_by_width, projected_floats, useful_width
+from recsys_emb.embeddings.composed import ComposedBackend, check_range, parts_by_width, projected_floats, useful_width
 
 
 class LowRankConfig(BackendConfig):
@@ -38,6 +38,11 @@ class LowRankBackend(ComposedBackend[LowRankConfig]):
         assert config.ranks is not None
         sizes, stds = [t.num_embeddings for t in spec.tables], [t.init_std for t in spec.tables]
         self.parts = parts_by_width(sizes, config.ranks, stds, spec.embedding_dim, device)
+
+    @classmethod
+    def check(cls, spec: GroupSpec, config: LowRankConfig) -> None:
+        super().check(spec, config)
+        check_range("ranks", spec, config.ranks or (), [spec.embedding_dim] * len(spec.tables))
 
     @classmethod
     def least(cls, spec: GroupSpec, config: LowRankConfig, stats: Stats | None) -> int:

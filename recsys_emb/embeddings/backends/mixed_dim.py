@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
 from recsys_emb.embeddings.composed import (
     ComposedBackend,
+    check_length,
+    misfit,
     parts_by_width,
     per_id,
     projected_floats,
@@ -110,6 +113,24 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
         return end - begin, spec.name if whole else f"{spec.name}[{begin}:{end}]"
 
     # -- sizing -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def check(cls, spec: GroupSpec, config: MixedDimConfig) -> None:
+        super().check(spec, config)
+        if config.widths is None:
+            if config.starts is not None:
+                raise UserError("embedding.options.starts: missing widths; give the columns of each block, too")
+            return
+        starts = ((0,),) * len(spec.tables) if config.starts is None else config.starts
+        check_length("starts", spec, starts)
+        for table, begins, widths in zip(spec.tables, starts, config.widths):
+            rising = all(a < b for a, b in pairwise((*begins, table.num_embeddings)))
+            if begins[:1] != (0,) or not rising:
+                raise misfit("starts", table, list(begins), f"0, then rising, below {table.num_embeddings:,}")
+            if len(widths) != len(begins) or not all(1 <= w <= spec.embedding_dim for w in widths):
+                raise misfit(
+                    "widths", table, list(widths), f"one of 1 to {spec.embedding_dim} for each of {len(begins)}"
+                )
 
     @classmethod
     def least(cls, spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) -> int:

@@ -6,11 +6,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_emb.embeddings.backends.hash import split_own
+from recsys_emb.embeddings.backends.hash import most_rows, split_own
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
 from recsys_emb.embeddings.budget import water_fill
-from recsys_emb.embeddings.composed import ComposedBackend, HashedRows, OwnRows, Part, add, own_parts, starts_of
-from recsys_emb.embeddings.hashing import MAX_ROWS, seeds
+from recsys_emb.embeddings.composed import (
+    ComposedBackend,
+    HashedRows,
+    OwnRows,
+    Part,
+    add,
+    check_range,
+    own_parts,
+    starts_of,
+)
+from recsys_emb.embeddings.hashing import seeds
 from recsys_emb.embeddings.tables import EmbeddingTable, block_table
 from recsys_emb.errors import UserError
 
@@ -63,15 +72,19 @@ class MultiHashBackend(ComposedBackend[MultiHashConfig]):
             self.parts["hashed"] = Part(hashed, transform, table, combine, f"{config.probes} hashes", rows, floats)
 
     @classmethod
+    def check(cls, spec: GroupSpec, config: MultiHashConfig) -> None:
+        super().check(spec, config)
+        if spec.hashed and config.importance:
+            raise UserError("embedding.options.importance: needs the list of ids, which 63-bit hashes have not")
+        check_range("rows", spec, config.rows or (), most_rows(spec))
+
+    @classmethod
     def least(cls, spec: GroupSpec, config: MultiHashConfig, stats: Stats | None) -> int:
         return sum(_least(t.num_embeddings, spec.embedding_dim, config) for t in spec.tables)
 
     @classmethod
     def size(cls, spec: GroupSpec, config: MultiHashConfig, floats: int, stats: Stats | None) -> MultiHashConfig:
-        if spec.hashed and config.importance:
-            raise UserError("embedding.options.importance: needs the list of ids, which 63-bit hashes have not")
-        dim = spec.embedding_dim
-        sizes = [min(t.num_embeddings, MAX_ROWS) for t in spec.tables]
+        dim, sizes = spec.embedding_dim, most_rows(spec)
         least = [_least(n, dim, config) for n in sizes]
         shares = water_fill([n * dim for n in sizes], least, floats, config.balance)
         rows = []

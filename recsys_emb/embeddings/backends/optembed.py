@@ -102,12 +102,13 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
     # -- sizing -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def plan(
-        cls, spec: GroupSpec, config: OptEmbedConfig, budget: int | None = None, stats: Stats | None = None
-    ) -> OptEmbedConfig:
+    def check(cls, spec: GroupSpec, config: OptEmbedConfig) -> None:
+        super().check(spec, config)
         if config.found is not None:
             raise UserError("embedding.options.found: the search finds it; leave it out")
-        return super().plan(spec, config, budget, stats)
+        least, most = 4 * cls.least(spec, config, None), spec.full_bytes
+        if config.bytes is not None and not least <= config.bytes <= most:
+            raise UserError(f"embedding.options.bytes: {config.bytes:,} bytes; allowed: {least:,} to {most:,}")
 
     @classmethod
     def least(cls, spec: GroupSpec, config: OptEmbedConfig, stats: Stats | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from recsys_emb.embeddings.composed import (
     Part,
     Transform,
     add,
+    misfit,
     multiply,
     own_parts,
     per_id,
@@ -92,6 +94,22 @@ class QRBackend(ComposedBackend[QRConfig]):
                 transform = Bucketed(_ids(spec, config)[0], seeds(len(split), config.seed), transform)
             table = block_table(rows, width, stds, device)
             self.parts["split"] = Part(split, transform, table, combine, f"{partitions} partitions", rows)
+
+    @classmethod
+    def check(cls, spec: GroupSpec, config: QRConfig) -> None:
+        super().check(spec, config)
+        if config.radices is None:
+            return
+        partitions = config.partitions or max(len(r) for r in config.radices)
+        for table, ids, radices in zip(spec.tables, _ids(spec, config), config.radices):
+            if radices == (ids,) and not spec.hashed:
+                continue
+            in_range = all(1 <= r <= max(2, ids) for r in radices)
+            if not (2 <= len(radices) == partitions <= MAX_PARTITIONS and in_range and math.prod(radices) >= ids):
+                full = "" if spec.hashed else f"[{ids}], or "
+                count = min(max(2, partitions), MAX_PARTITIONS)
+                allowed = f"{full}{count} numbers from 1 to {max(2, ids):,} whose product is at least {ids:,}"
+                raise misfit("radices", table, list(radices), allowed)
 
     @classmethod
     def least(cls, spec: GroupSpec, config: QRConfig, stats: Stats | None) -> int:

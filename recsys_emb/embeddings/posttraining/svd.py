@@ -45,6 +45,7 @@ class SVDBackend(LowRankBackend, PostTraining[LowRankConfig]):
         cls, trained: EmbeddingBackend[Any], config: SVDConfig, budget: int | None = None, stats: Stats | None = None
     ) -> Self:
         spec = trained.spec
+        cls.check(spec, config)
         values, vectors = zip(
             *(_spectrum(trained, t, _counts(spec, t, config, stats)) for t in range(len(spec.tables)))
         )
@@ -54,8 +55,6 @@ class SVDBackend(LowRankBackend, PostTraining[LowRankConfig]):
             if budget is not None and floats < least:
                 raise out_of_reach(cls.name, budget, 4 * least)
             config = config.model_copy(update={"ranks": tuple(allocate(spec, values, max(floats, least)))})
-        elif not all(1 <= r <= spec.embedding_dim for r in config.ranks):
-            raise UserError(f"embedding.options.ranks: each from 1 to {spec.embedding_dim}, got {list(config.ranks)}")
         made = cls(spec, cls.plan(spec, config, budget), trained.device)  # type: ignore[arg-type]
         made._take(trained, vectors)
         return made
