@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,4 +63,4 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         import pandas as pd
     except ImportError:
         raise UserError("frames need pandas: pip install 'recsys_emb[notebooks]'") from None
-    return pd.DataFrame(list(rows))
+    return pd.DataFrame([{key: math.nan if value is None else value for key, value in row.items()} for row in rows])
