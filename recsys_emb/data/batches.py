@@ -26,6 +26,7 @@ class Batch:
     labels:    float32 [B], 0 or 1
     weights:   float32 [B] or None
     groups:    int64 [B], the user of each row for GAUC, or None
+    whole:     rows of the batch over all processes; None where these are all
     """
 
     dense: Tensor
@@ -34,6 +35,7 @@ class Batch:
     labels: Tensor
     weights: Tensor | None = None
     groups: Tensor | None = None
+    whole: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,6 +51,7 @@ class Batch:
             labels=self.labels.to(device, non_blocking=True),
             weights=None if self.weights is None else self.weights.to(device, non_blocking=True),
             groups=None if self.groups is None else self.groups.to(device, non_blocking=True),
+            whole=self.whole,
         )
 
 
@@ -76,16 +79,26 @@ class BatchLoader:
         batch_size: rows of a batch; the last one of an epoch may be smaller.
         shuffle: a new order every epoch, fixed by ``seed`` and the epoch; else the stored order.
         seed: seed of the order.
+        rank, ranks: give only the ``rank``-th of ``ranks`` parts of every batch; one may be empty.
     """
 
     def __init__(
-        self, split: Split, schema: DatasetSchema, batch_size: int, *, shuffle: bool = False, seed: int = 0
+        self,
+        split: Split,
+        schema: DatasetSchema,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.split = split
         self.schema = schema
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.rank, self.ranks = rank, ranks
         self._ones = torch.ones(len(schema.single_valued) * batch_size, dtype=torch.int64)
         users = [f.name for f in schema.single_valued]
         self._user = users.index(schema.user) if schema.user is not None else None
@@ -118,6 +131,8 @@ class BatchLoader:
 
     def _gather(self, rows: Tensor | slice) -> Batch:
         s = self.split
+        whole = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        rows = self._own(rows, whole)
         labels = _take(s.labels, rows).float()
         ids = _take(s.ids, rows)  # [B, F]
         values, lengths = [ids.t().reshape(-1).long()], [self._ones[: ids.numel()]]
@@ -132,7 +147,13 @@ class BatchLoader:
             labels=labels,
             weights=None if s.weights is None else _take(s.weights, rows),
             groups=None if self._user is None else ids[:, self._user].long(),
+            whole=whole,
         )
+
+    def _own(self, rows: Tensor | slice, whole: int) -> Tensor | slice:
+        """This process's part, in the order of the batch."""
+        first, end = whole * self.rank // self.ranks, whole * (self.rank + 1) // self.ranks
+        return slice(rows.start + first, rows.start + end) if isinstance(rows, slice) else rows[first:end]
 
     def _sequences(self, rows: Tensor | slice, batch_size: int) -> KeyedJaggedTensor | None:
         if not self.schema.sequences:

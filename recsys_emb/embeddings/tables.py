@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a table that start alike.
+
+    Attributes:
+        rows: how many.
+        std: of their initial values, which are uniform.
+        init_fn: fills them instead.
+    """
+
+    rows: int
+    std: float
+    init_fn: Callable[[Tensor], Tensor | None] | None = None
+
+    def fill(self, weight: Tensor) -> None:
+        """Gives rows of the block their initial values, in place; all at once or piece after piece."""
+        if self.init_fn is None:
+            fill_uniform(weight, self.std)
+        else:
+            self.init_fn(weight)
 
 
 class EmbeddingTable(nn.Module):
@@ -14,6 +37,8 @@ class EmbeddingTable(nn.Module):
 
     Attributes:
         weight: the rows.
+        num_rows: how many rows the table has; ``weight`` holds fewer where several processes share them.
+        blocks: how the rows are filled at the start.
         sparse_grad: gradients are sparse COO (what row-wise optimizers need) instead of dense (what ``torch.optim``'s
             Adam and TorchRec's unsharded collections have). The trainer turns it on.
         before_lookup: called with the row numbers before they are gathered in training; an optimizer that defers
@@ -22,6 +47,8 @@ class EmbeddingTable(nn.Module):
 
     def __init__(self, num_rows: int, dim: int, device: torch.device | str | None = None) -> None:
         super().__init__()
+        self.num_rows = num_rows
+        self.blocks: list[Block] = []
         self.weight = nn.Parameter(torch.empty(num_rows, dim, device=device))
         self.sparse_grad = False
         self.before_lookup: Callable[[Tensor], None] | None = None
@@ -32,8 +59,22 @@ class EmbeddingTable(nn.Module):
             self.before_lookup(rows)
         return F.embedding(rows, self.weight, sparse=self.sparse_grad)
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Fills the rows, block by block."""
+        for rows, block in zip(self.weight.split([b.rows for b in self.blocks]), self.blocks):
+            block.fill(rows)
+
+    def part(self, whole: Tensor) -> Tensor:
+        """Of a tensor with an entry for every row of the table, the entries of the rows in ``weight``."""
+        return whole
+
+    def whole(self, part: Tensor) -> Tensor:
+        """The inverse of ``part``."""
+        return part
+
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
+        return f"{self.num_rows}, {self.weight.shape[1]}"
 
 
 def fill_uniform(weight: Tensor, std: float) -> None:
@@ -52,11 +93,7 @@ def block_table(
 ) -> EmbeddingTable:
     """Blocks of rows one after another, each filled at its own scale, or by its own function where it has one."""
     table = EmbeddingTable(sum(sizes), dim, device)
+    table.blocks = [Block(*of) for of in zip(sizes, stds, init_fns or [None] * len(sizes))]
     if table.weight.device.type != "meta":
-        with torch.no_grad():
-            for rows, std, init_fn in zip(table.weight.split(list(sizes)), stds, init_fns or [None] * len(sizes)):
-                if init_fn is None:
-                    fill_uniform(rows, std)
-                else:
-                    init_fn(rows)
+        table.reset_parameters()
     return table

@@ -6,6 +6,8 @@ throughout; sums are float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -65,6 +67,14 @@ class Predictions:
     def groups(self) -> Tensor | None:
         """int64 [N], or None when no batch had groups."""
         return self._concatenated("groups", torch.int64) if self._columns["groups"] else None
+
+    def exchanged(self, gather: Callable[[Tensor], Tensor]) -> Predictions:
+        """Every column as ``gather`` gives it: with the rows of other processes."""
+        out = Predictions()
+        for name, parts in self._columns.items():
+            if parts:
+                out._columns[name] = [gather(torch.cat(parts))]
+        return out
 
     def _concatenated(self, name: str, dtype: torch.dtype) -> Tensor:
         parts = self._columns[name]

@@ -59,6 +59,11 @@ class ModelOptimizer:
             self.dense.step()
             self.dense.zero_grad(set_to_none=True)
 
+    @property
+    def copied(self) -> list[nn.Parameter]:
+        """The parameters of which every process has a copy: all but those with a sparse gradient."""
+        return [p for group in self.dense.param_groups for p in group["params"]] if self.dense else []
+
     def discard(self) -> None:
         """Drops gradients of a step that is not taken."""
         for table in self.tables:
@@ -74,10 +79,11 @@ class ModelOptimizer:
     def state_dict(self) -> dict[str, Tensor]:
         """Flat: ``table.I.NAME`` and ``dense.I.NAME``. Tables must be caught up."""
         state = {f"table.{i}.{k}": v for i, t in enumerate(self.tables) for k, v in t.state_dict().items()}
-        if self.dense:
-            for i, values in self.dense.state_dict()["state"].items():
-                state |= {f"dense.{i}.{k}": v for k, v in values.items()}
-        return state
+        return state | self._dense_state()
+
+    def _dense_state(self) -> dict[str, Tensor]:
+        states = self.dense.state_dict()["state"] if self.dense else {}
+        return {f"dense.{i}.{k}": v for i, values in states.items() for k, v in values.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], steps: int) -> None:
         """Restores ``state_dict()`` after ``steps`` steps."""
@@ -92,4 +98,4 @@ class ModelOptimizer:
             self.dense.load_state_dict({"state": parts["dense"], "param_groups": current["param_groups"]})
 
     def state_bytes(self) -> int:
-        return sum(v.nbytes for v in self.state_dict().values())
+        return sum(t.state_bytes() for t in self.tables) + sum(v.nbytes for v in self._dense_state().values())

@@ -84,17 +84,18 @@ class TableOptimizer(ABC):
         """Brings every row up to date: before an evaluation, a checkpoint, or a change of ``lr``."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors to save; the step count is kept by the caller."""
-        return {name: getattr(self, name) for name in self.state_names}
+        """Tensors of the whole table to save; the step count is kept by the caller."""
+        return {name: self.table.whole(getattr(self, name)) for name in self.state_names}
 
     def load_state_dict(self, state: Mapping[str, Tensor], steps: int) -> None:
         """Restores ``state_dict()`` in place."""
         self.steps = steps
         for name in self.state_names:
-            getattr(self, name).copy_(state[name])
+            getattr(self, name).copy_(self.table.part(state[name]))
 
     def state_bytes(self) -> int:
-        return sum(t.nbytes for t in self.state_dict().values())
+        """Of the rows that this process holds."""
+        return sum(getattr(self, name).nbytes for name in self.state_names)
 
 
 class SGD(TableOptimizer):

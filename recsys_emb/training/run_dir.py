@@ -135,6 +135,15 @@ class MetricsLog:
                 self._board.add_scalar(f"{event}/{name}", value, step)
 
 
+class NoLog(MetricsLog):
+    """Of a process that leaves the writing to another."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, event: str, step: int, epoch: int, **figures: float | None) -> None: ...
+
+
 def load_run(path: str | Path) -> RunDir:
     """Opens a run folder: ``.config``, ``.report``, ``.metrics()``, ``.schema``."""
     return RunDir.open(Path(path))

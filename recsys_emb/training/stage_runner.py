@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -18,12 +19,14 @@ from recsys_emb.config import RunConfig
 from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
+from recsys_emb.distributed.world import World
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, backend_registry
+from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, write_json
 from recsys_emb.models.base import CTRModel, build_model
 from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import Checkpoints, load_model
-from recsys_emb.training.run_dir import MetricsLog, RunDir
+from recsys_emb.training.run_dir import MetricsLog, NoLog, RunDir
 from recsys_emb.training.stages import Compact, Search, Stage, Train
 from recsys_emb.training.trainer import Reporter, Trainer, predict
 
@@ -63,6 +66,7 @@ class StageRunner:
         stages: of at least one, under different names.
         device, precision: where and how to compute.
         reporter: is told of steps and evaluations.
+        world: the processes that carry the run out together; one of them writes the folder.
     """
 
     run: RunDir
@@ -73,6 +77,7 @@ class StageRunner:
     device: torch.device
     precision: str
     reporter: Reporter
+    world: World = field(default_factory=World)
     config: RunConfig = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +97,8 @@ class StageRunner:
                 continue
             model = self._begin(number, model)
             outcomes.append(self._carry_out(number, model))
-            write_json(file, asdict(outcomes[-1]))
+            if self.world.writes:
+                write_json(file, asdict(outcomes[-1]))
         return model or self._result(len(self.stages) - 1), outcomes
 
     # -- what a stage starts from -------------------------------------------------------------------------------------
@@ -119,18 +125,21 @@ class StageRunner:
 
     def _from(self, training: str) -> CTRModel:
         """The model as a training started."""
-        model = stage_model(self.run, self.dataset.schema, self.spec, training, self.device)
+        model = self._model(training)
         load_model(model, Checkpoints(self.run.checkpoints(training)).initial)
         return model
 
     def _result(self, number: int) -> CTRModel:
         """The model as a complete stage left it."""
         name = self.stages[number].name
-        model = stage_model(self.run, self.dataset.schema, self.spec, name, self.device)
+        model = self._model(name)
         best = Checkpoints(self.run.checkpoints(name)).best()
         assert best is not None  # a complete stage has one
         load_model(model, best)
         return model
+
+    def _model(self, stage: str) -> CTRModel:
+        return stage_model(self.run, self.dataset.schema, self.spec, stage, self.device, self.world)
 
     def _last_training(self, before: int) -> str:
         trainings = [s.name for s in self.stages[:before] if isinstance(s, Train)]
@@ -147,6 +156,11 @@ class StageRunner:
         stage = self.stages[number]
         if isinstance(stage, Train):
             return self._train(number, stage, model)
+        if self.world.size > 1:
+            raise UserError(
+                f"stage {stage.name!r} of {model.embedding.backend.name} needs whole tables: carry it out in one "
+                "process, by --resume without torchrun; the stages after it may use several again"
+            )
         started = time.perf_counter()
         model.eval()
         old = model.embedding.backend
@@ -163,18 +177,22 @@ class StageRunner:
         return Outcome(stage.name, time.perf_counter() - started, valid)
 
     def _train(self, number: int, stage: Train, model: CTRModel) -> Outcome:
-        record_backend(self.run, stage.name, model.embedding.backend)
         checkpoints = Checkpoints(self.run.checkpoints(stage.name))
-        if self._begins_again(number):
-            checkpoints.save_initial(model.state_dict())
+        initial = model.state_dict() if self._begins_again(number) else None  # collected from all processes
+        if self.world.writes:
+            record_backend(self.run, stage.name, model.embedding.backend)
+            if initial is not None:
+                checkpoints.save_initial(initial)
+        del initial
+        self.world.diverge(self._seed(number))
         loaders = self._loader("train", shuffle=True), self._loader("valid")
-        trainer = Trainer(model, self.config.training, *loaders, checkpoints, self.precision)
+        trainer = Trainer(model, self.config.training, *loaders, checkpoints, self.precision, self.world)
         if number and stage.carry.optimizer:
             best = Checkpoints(self.run.checkpoints(self._last_training(number))).best()
             assert best is not None
             trainer.carry_optimizer(best)
         trainer.resume()
-        with self.run.log(stage.name, trainer.progress.step) as log:
+        with self._log(stage.name, trainer.progress.step) as log:
             p = trainer.fit(log, self.reporter)
         return Outcome(
             name=stage.name,
@@ -187,6 +205,9 @@ class StageRunner:
             step_seconds=p.step_seconds,
             training_bytes=trainer.training_bytes(),
         )
+
+    def _log(self, stage: str, step: int) -> AbstractContextManager[MetricsLog]:
+        return self.run.log(stage, step) if self.world.writes else nullcontext(NoLog())
 
     def _begins_again(self, number: int) -> bool:
         """Whether a later stage starts from this training's initial weights."""
@@ -216,20 +237,38 @@ class StageRunner:
         return score
 
     def _loader(self, split: str, shuffle: bool = False) -> BatchLoader:
-        return split_loader(self.dataset, split, self.config, shuffle)
+        return split_loader(self.dataset, split, self.config, shuffle, self.world)
 
 
-def split_loader(dataset: EncodedDataset, split: str, config: RunConfig, shuffle: bool = False) -> BatchLoader:
-    """The batches of a split as a run's config says."""
-    size = config.training.batch_size
-    return BatchLoader(dataset.split(split), dataset.schema, size, shuffle=shuffle, seed=config.seed)
+def split_loader(
+    dataset: EncodedDataset,
+    split: str,
+    config: RunConfig,
+    shuffle: bool = False,
+    world: World = World(),  # noqa: B008  it has no state
+) -> BatchLoader:
+    """The batches of a split as a run's config says, or this process's parts of them."""
+    return BatchLoader(
+        dataset.split(split),
+        dataset.schema,
+        config.training.batch_size,
+        shuffle=shuffle,
+        seed=config.seed,
+        rank=world.rank,
+        ranks=world.size,
+    )
 
 
 def predict_split(
-    model: CTRModel, dataset: EncodedDataset, split: str, config: RunConfig, precision: str
+    model: CTRModel,
+    dataset: EncodedDataset,
+    split: str,
+    config: RunConfig,
+    precision: str,
+    world: World = World(),  # noqa: B008  it has no state
 ) -> metrics.Predictions:
-    """Predictions of a split in its stored order."""
-    return predict(model, split_loader(dataset, split, config), precision)
+    """Predictions of a split: in its stored order in one process, one process's after another's in several."""
+    return predict(model, split_loader(dataset, split, config, world=world), precision, world)
 
 
 # -- which backend a stage has ----------------------------------------------------------------------------------------
@@ -249,9 +288,16 @@ def recorded_stages(run: RunDir) -> list[str]:
     return list(read_json(file)) if file.is_file() else []
 
 
-def stage_model(run: RunDir, schema: DatasetSchema, spec: GroupSpec, stage: str, device: torch.device) -> CTRModel:
+def stage_model(
+    run: RunDir,
+    schema: DatasetSchema,
+    spec: GroupSpec,
+    stage: str,
+    device: torch.device,
+    world: World = World(),  # noqa: B008  it has no state
+) -> CTRModel:
     """A model of the shapes that the stage's checkpoints hold; its weights are to be loaded."""
     entry = read_json(run.path / "embedding.json")[stage]
     backend = backend_registry.get(entry["backend"])
     sized = backend.Config.model_validate(entry["config"])
-    return build_model(run.config.model, schema, backend(spec, sized, device)).to(device)
+    return build_model(run.config.model, schema, world.build(backend, spec, sized, device)).to(device)

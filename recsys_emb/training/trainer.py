@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recsys_emb.config import TrainingConfig
 from recsys_emb.data.batches import Batch, BatchLoader
+from recsys_emb.distributed.world import World
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json
 from recsys_emb.models.base import CTRModel
@@ -67,6 +68,7 @@ class Trainer:
         train, valid: the splits; the test split is never given.
         checkpoints: where the stage's checkpoints go; the newest is continued.
         precision: ``fp32`` or ``bf16``.
+        world: the processes that train together, each on its part of every batch.
     """
 
     log_every = 50
@@ -79,6 +81,7 @@ class Trainer:
         valid: BatchLoader,
         checkpoints: Checkpoints,
         precision: str,
+        world: World = World(),  # noqa: B008  it has no state
     ) -> None:
         self.model = model
         self.backend = model.embedding.backend
@@ -87,6 +90,7 @@ class Trainer:
         self.valid = valid
         self.checkpoints = checkpoints
         self.precision = precision
+        self.world = world
         self.device = next(model.parameters()).device
         self.optimizer = ModelOptimizer(model, config)
         self.progress = Progress(learning_rate=config.learning_rate)
@@ -107,7 +111,7 @@ class Trainer:
             for batch in self.train.epoch(p.epoch, start=p.batch):
                 self.model.train()
                 loss = self._step(batch.to(self.device))
-                self._count(len(batch), time.perf_counter() - begin)
+                self._count(batch.whole or len(batch), time.perf_counter() - begin)
                 if p.step % self.log_every == 0 or p.step == 1:
                     rate = p.samples_per_second
                     log.write(
@@ -128,7 +132,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> float:
         loss = self.loss(batch)
-        value = loss.item()
+        value = self.world.mean(loss.detach()).item()
         p = self.progress
         if not math.isfinite(value):
             self.optimizer.discard()
@@ -138,16 +142,18 @@ class Trainer:
                 "lower training.learning_rate or set training.max_grad_norm"
             )
         loss.backward()
+        self.world.average(self.optimizer.copied)
         self.backend.after_backward(p.step)
         self.optimizer.step()
         self.backend.after_step(p.step)
         return value
 
     def loss(self, batch: Batch) -> Tensor:
-        """Binary cross-entropy, weighted where the data is, plus what the backend adds."""
+        """Binary cross-entropy, weighted where the data is, plus what the backend adds. Its mean over ranks counts."""
         with autocast(self.precision, self.device):
             logits = self.model(batch)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), batch.labels, batch.weights)
+        losses = F.binary_cross_entropy_with_logits(logits.float(), batch.labels, batch.weights, reduction="sum")
+        loss = losses * self.world.size / (batch.whole or len(batch))
         aux = self.backend.aux_loss()
         return loss if aux is None else loss + aux
 
@@ -171,7 +177,7 @@ class Trainer:
     def _evaluate(self, log: MetricsLog, reporter: Reporter) -> None:
         p = self.progress
         self.optimizer.catch_up()
-        figures = metrics.evaluate(predict(self.model, self.valid, self.precision))
+        figures = metrics.evaluate(predict(self.model, self.valid, self.precision, self.world))
         best = self._plateau(figures)
         log.write("eval", p.step, p.epoch, learning_rate=p.learning_rate, **figures)
         reporter.evaluation(p, figures, best)
@@ -196,16 +202,25 @@ class Trainer:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _save(self, best: bool) -> None:
-        tensors = self.optimizer.state_dict()
+        model, tensors = self.model.state_dict(), self.optimizer.state_dict()  # collected from all processes
         tensors |= self._random_state()
-        self.checkpoints.save(self.progress.step, self.model.state_dict(), tensors, asdict(self.progress), best)
+        if self.world.writes:
+            self.checkpoints.save(self.progress.step, model, tensors, asdict(self.progress), best)
+        self.world.wait()
 
     def _random_state(self) -> dict[str, Tensor]:
-        """Of dropout and whatever else draws while training."""
-        state = {"random_state": torch.get_rng_state()}
+        """Of dropout and whatever else draws while training, [W, bytes] over the processes."""
+        state = {"random_state": self.world.gather(torch.get_rng_state()[None])}
         if self.device.type == "cuda":
-            state["random_state_cuda"] = torch.cuda.get_rng_state(self.device)
+            state["random_state_cuda"] = self.world.gather(torch.cuda.get_rng_state(self.device)[None])
         return state
+
+    def _set_random_state(self, state: dict[str, Tensor]) -> None:
+        """Continues the random numbers of this process; one that is new keeps those it has."""
+        if self.world.rank < len(state["random_state"]):
+            torch.set_rng_state(state["random_state"][self.world.rank])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random_state_cuda"][self.world.rank], self.device)
 
     def resume(self) -> None:
         """Continues from the newest checkpoint, if there is one."""
@@ -214,12 +229,10 @@ class Trainer:
             return
         load_model(self.model, folder)
         tensors = load_tensors(folder / "optimizer.safetensors")
-        torch.set_rng_state(tensors.pop("random_state"))
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors.pop("random_state_cuda"), self.device)
+        self._set_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random_state")})
         self.progress = Progress(**read_json(folder / "state.json"))
         p = self.progress
-        if p.best_step == p.step:  # killed before the checkpoint was marked
+        if p.best_step == p.step and self.world.writes:  # killed before the checkpoint was marked
             self.checkpoints.mark_best(folder)
         self.optimizer.load_state_dict(tensors, p.carried_steps + p.step)
         self.optimizer.set_learning_rate(p.learning_rate)
@@ -234,14 +247,19 @@ class Trainer:
         self.optimizer.set_learning_rate(self.progress.learning_rate)
 
     def training_bytes(self) -> int:
-        """Parameters, buffers and optimizer state."""
+        """Parameters, buffers and optimizer state, of all processes."""
         tensors: list[Any] = [*self.model.parameters(), *self.model.buffers()]
-        return sum(t.nbytes for t in tensors) + self.optimizer.state_bytes()
+        return self.world.total(sum(t.nbytes for t in tensors) + self.optimizer.state_bytes())
 
 
 @torch.inference_mode()
-def predict(model: CTRModel, batches: Iterable[Batch], precision: str) -> metrics.Predictions:
-    """Predictions of a split in its stored order, or of any batches."""
+def predict(
+    model: CTRModel,
+    batches: Iterable[Batch],
+    precision: str,
+    world: World = World(),  # noqa: B008  it has no state
+) -> metrics.Predictions:
+    """Predictions of a split in its stored order, or of any batches; those of other processes come after."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -251,4 +269,4 @@ def predict(model: CTRModel, batches: Iterable[Batch], precision: str) -> metric
             logits = model(batch.to(device))
         out.append(logits, batch.labels, batch.weights, batch.groups)
     model.train(was_training)
-    return out
+    return out.exchanged(world.gather)

@@ -1,0 +1,6 @@
+"""One run on several processes or machines, under ``torchrun``.
+
+world.py     the processes of a run and what they exchange: one process is the plain case
+tables.py    embedding tables of which every process holds a part of the rows
+exchange.py  TorchRec's engine that brings rows to whoever looks them up
+"""

@@ -1,0 +1,158 @@
+"""The processes of a run. The trainer talks to a World; with one process nothing is exchanged.
+
+W processes (ranks) train one model in lockstep. Each takes its part of every batch and computes
+``W * (sum of its rows' losses) / (rows of the batch)``, whose mean over the ranks is the batch's loss; so gradients are
+averaged, as DistributedDataParallel and TorchRec do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
+
+T = TypeVar("T")
+
+
+class World:
+    """One process."""
+
+    rank = 0
+    size = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.rank == 0
+
+    def build(
+        self, backend: type[EmbeddingBackend], spec: GroupSpec, config: BackendConfig, device: torch.device
+    ) -> EmbeddingBackend:
+        """A backend with this process's part of its tables."""
+        return backend(spec, config, device)
+
+    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Averages the gradients of parameters that every process has a copy of, in place."""
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the processes."""
+        return value
+
+    def total(self, value: int) -> int:
+        """The sum over the processes."""
+        return value
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """All processes' rows one after another, on every process."""
+        return rows
+
+    def diverge(self, seed: int) -> None:
+        """Gives every process but the first random numbers of its own, once the model is built alike on all."""
+
+    def largest(self, value: int) -> int:
+        """The maximum over the processes."""
+        return value
+
+    def first(self, lead: Callable[[], T], follow: Callable[[], T]) -> T:
+        """What ``lead`` gives on the first process and, after it, ``follow`` on the others."""
+        return lead()
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+
+
+class Ranks(World):
+    """The processes that torchrun started. Use :func:`join`.
+
+    Args:
+        device: of this process.
+        shard_tables: split the rows of embedding tables over the processes; otherwise each has all of them.
+    """
+
+    def __init__(self, device: torch.device, shard_tables: bool) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.device = device
+        self.shard_tables = shard_tables
+
+    def build(
+        self, backend: type[EmbeddingBackend], spec: GroupSpec, config: BackendConfig, device: torch.device
+    ) -> EmbeddingBackend:
+        from recsys_emb.distributed.tables import shard
+
+        if not self.shard_tables:
+            return backend(spec, config, device)
+        return shard(backend(spec, config, "meta"), device)
+
+    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        if not grads:
+            return
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for p, grad in zip(parameters, flat.split([g.numel() for g in grads])):
+            p.grad = grad.view_as(p)
+
+    def mean(self, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value / self.size
+
+    def total(self, value: int) -> int:
+        counted = torch.tensor(value, device=self.device)
+        dist.all_reduce(counted)
+        return int(counted)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(rows)], device=self.device))
+        longest = max(int(n) for n in sizes)
+        padded = rows.new_zeros(longest, *rows.shape[1:], device=self.device)
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: int(n)] for part, n in zip(parts, sizes)]).to(rows.device)
+
+    def diverge(self, seed: int) -> None:
+        if self.rank:
+            torch.manual_seed(hash((seed, self.rank)) % 2**63)
+
+    def largest(self, value: int) -> int:
+        most = torch.tensor(value, device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most)
+
+    def first(self, lead: Callable[[], T], follow: Callable[[], T]) -> T:
+        result = None if self.rank else lead()
+        self.wait()
+        return follow() if result is None else result
+
+    def wait(self) -> None:
+        dist.barrier()
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def join(device: torch.device, shard_tables: bool) -> Iterator[World]:
+    """The world of this process: NCCL between CUDA devices, gloo between CPUs."""
+    if not started_by_torchrun():
+        yield World()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(device, shard_tables)
+    finally:
+        dist.destroy_process_group()
