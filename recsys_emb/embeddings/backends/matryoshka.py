@@ -49,7 +49,7 @@ class MatryoshkaBackend(FieldDimBackend):
         cls, spec: GroupSpec, config: FieldDimConfig, budget: int | None = None, stats: Stats | None = None
     ) -> FieldDimConfig:
         most = spec.vector_dim
-        choices = cast(MatryoshkaConfig, config).choices or (*(1 << k for k in range((most - 1).bit_length())), most)
+        choices = cast(MatryoshkaConfig, config).choices or powers_of_two(most)
         if max(choices) > most:
             raise UserError(f"embedding.options.choices: {max(choices)} is too wide; allowed: 0 to {most}")
         return super().plan(spec, config.model_copy(update={"choices": choices}), budget, stats)
@@ -77,3 +77,8 @@ class MatryoshkaBackend(FieldDimBackend):
 
     def _served(self, device: torch.device | str) -> FieldDimBackend:
         return FieldDimBackend(self.spec, FieldDimConfig(widths=self.config.widths), device)
+
+
+def powers_of_two(most: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and ``most``."""
+    return (*(1 << k for k in range((most - 1).bit_length())), most)

@@ -1,0 +1,33 @@
+"""What a search maximises: how well a model's present form predicts validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from recsys_emb.data.batches import Batch, BatchLoader
+from recsys_emb.models.base import CTRModel
+from recsys_emb.training import metrics
+from recsys_emb.training.trainer import predict
+
+
+class Scorer:
+    """AUC on validation rows, the same ones on every call.
+
+    Args:
+        model: scored in eval mode, in whatever form its backend has when called.
+        valid: the validation split.
+        rows: about so many of them, in batches spread evenly over the split and kept in memory; None for all.
+        precision: ``fp32`` or ``bf16``.
+    """
+
+    def __init__(self, model: CTRModel, valid: BatchLoader, rows: int | None, precision: str) -> None:
+        self.model, self.precision = model, precision
+        self.batches: Iterable[Batch] = valid
+        if rows is not None and rows < len(valid.split):
+            wanted = -(-rows // valid.batch_size)
+            chosen = {i * len(valid) // wanted for i in range(wanted)}
+            self.batches = [batch for i, batch in enumerate(valid) if i in chosen]
+
+    def __call__(self) -> float:
+        predictions = predict(self.model, self.batches, self.precision)
+        return metrics.auc(predictions.logits, predictions.labels, predictions.weights)
