@@ -111,7 +111,10 @@ class Project(nn.Module):
     def __init__(self, tables: int, width: int, dim: int, device: torch.device | str | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(tables, width, dim, device=device))
-        fill_uniform(self.weight, width**-0.5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        fill_uniform(self.weight, self.weight.shape[1] ** -0.5)
 
     def forward(self, rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
         sizes = counts.tolist()
@@ -180,7 +183,7 @@ class Part(nn.Module):
 
     def report(self, ids: Sequence[int], names: Sequence[str]) -> list[FieldReport]:
         """One line per table, and one for shared rows."""
-        total, width = self.table.weight.shape
+        total, width = self.table.num_rows, self.table.weight.shape[1]
         if self.rows is None:
             lines = [FieldReport(name, n, 0, width, 0, self.form) for name, n in zip(names, ids)]
             return [*lines, FieldReport("(shared)", sum(ids), total, width, 4 * total * width, self.form)]

@@ -20,7 +20,7 @@ from recsys_emb.embeddings.composed import (
     starts_of,
 )
 from recsys_emb.embeddings.hashing import seeds
-from recsys_emb.embeddings.tables import EmbeddingTable, block_table
+from recsys_emb.embeddings.tables import block_table
 from recsys_emb.errors import UserError
 
 
@@ -109,8 +109,7 @@ class Importance(nn.Module):
 
     def __init__(self, ids: list[int], probes: int, device: torch.device | str | None) -> None:
         super().__init__()
-        self.table = EmbeddingTable(sum(ids), probes, device)
-        nn.init.ones_(self.table.weight)
+        self.table = block_table([sum(ids)], probes, [0.0], device, [nn.init.ones_])
         self.transform = OwnRows(ids)
 
     def forward(self, rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
