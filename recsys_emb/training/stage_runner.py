@@ -7,16 +7,15 @@ complete, ``stage.json`` beside them says what it gave.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 
 from recsys_emb.config import RunConfig
-from recsys_emb.data.batches import Batch, BatchLoader
+from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.distributed.world import World
@@ -27,6 +26,7 @@ from recsys_emb.models.base import CTRModel, build_model
 from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import Checkpoints, load_model
 from recsys_emb.training.run_dir import MetricsLog, NoLog, RunDir
+from recsys_emb.training.scoring import Scorer
 from recsys_emb.training.stages import Compact, Search, Stage, Train
 from recsys_emb.training.trainer import Reporter, Trainer, predict
 
@@ -216,21 +216,14 @@ class StageRunner:
         return any(s.carry.start == "initial" and self._last_training(i) == name for i, s in later)
 
     def _score(self, model: CTRModel, stage: Search, log: MetricsLog) -> Callable[[], float]:
-        """What a search maximises: AUC on validation rows, the same ones on every call."""
-        loader = self._loader("valid")
-        rows = len(loader.split)
-        batches: Iterable[Batch] = loader
-        if stage.rows is not None and stage.rows < rows:
-            # Every so many batches, kept in memory.
-            wanted = -(-stage.rows // loader.batch_size)
-            batches = list(islice(loader, 0, None, max(1, len(loader) // wanted)))[:wanted]
+        """What a search maximises; every call is logged."""
+        scorer = Scorer(model, self._loader("valid"), stage.rows, self.precision)
         calls = 0
 
         def score() -> float:
             nonlocal calls
             calls += 1
-            auc = metrics.evaluate(predict(model, batches, self.precision))["auc"]
-            assert auc is not None
+            auc = scorer()
             log.write("search", calls, 0, auc=auc)
             return auc
 

@@ -14,11 +14,12 @@ from recsys_emb.training.scoring import Scorer
 from tests.builders import make_model
 
 
-@pytest.mark.parametrize(("rows", "batches"), [(None, range(10)), (1000, range(10)), (90, (0, 3, 6)), (40, (0, 5))])
+@pytest.mark.parametrize(("rows", "batches"), [(None, range(10)), (1000, range(10)), (80, (0, 3, 6)), (40, (0, 5))])
 def test_rows_are_spread_over_the_split(prepared: Path, rows: int | None, batches: list[int]) -> None:
-    """Of 300 or so in batches of 32."""
+    """Of ten batches of about 30."""
     dataset = open_dataset(prepared)
-    loader = BatchLoader(dataset.split("valid"), dataset.schema, 32)
+    split = dataset.split("valid")
+    loader = BatchLoader(split, dataset.schema, -(-len(split) // 10))
     model = make_model("dcnv2", dataset.schema)
     every = list(loader)
     assert len(every) == 10
