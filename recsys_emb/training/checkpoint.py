@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys_emb.errors import UserError
 from recsys_emb.files import fsync, read_json, write_json
+
+PIECE_BYTES = 1 << 26
+"""Tensors above this size are read piece by piece."""
 
 
 class Checkpoints:
@@ -98,9 +101,30 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_model(model: torch.nn.Module, folder: Path) -> None:
-    """Loads a checkpoint's weights. Raises UserError when they are of another model."""
+    """Loads a checkpoint's weights. Raises UserError when they are of another model.
+
+    A table is read in pieces: the pages of a mapped file count as resident memory, and a whole one would double it.
+    """
+    file = folder / "model.safetensors"
+    own = model.state_dict()
+    tensors = load_tensors(file)
+    for name, target in own.items():
+        stored = tensors.get(name)
+        if target.nbytes > PIECE_BYTES and stored is not None and stored.shape == target.shape:
+            _read_in_pieces(file, name, target)
+            tensors[name] = target  # which loading leaves as it is
     try:
-        model.load_state_dict(load_tensors(folder / "model.safetensors"))
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: does not fit the run's config ({reason})") from None
+
+
+@torch.no_grad()
+def _read_in_pieces(file: Path, name: str, target: Tensor) -> None:
+    """Fills ``target`` [rows, ...]; the file is mapped anew for every piece, so that no more than one is resident."""
+    rows = max(1, PIECE_BYTES * len(target) // target.nbytes)
+    for start in range(0, len(target), rows):
+        piece = slice(start, min(start + rows, len(target)))
+        with safe_open(file, "pt") as stored:
+            target[piece].copy_(stored.get_slice(name)[piece])
