@@ -1,0 +1,56 @@
+"""`recsys-emb search`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recsys_emb.errors import UserError
+
+
+def search(
+    config: Annotated[Path, typer.Argument(help="A search's YAML file.", metavar="CONFIG")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all; infeasible and repeated ones do not count.")],
+    budget: Annotated[
+        str | None, typer.Option(help="Bytes such as 20MB, or a ratio to the full tables such as 0.1.")
+    ] = None,
+    overrides: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the base run; repeatable.")
+    ] = [],  # noqa: B006  typer copies it
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the processors.")] = 1,
+    study: Annotated[str | None, typer.Option(help="Name of the study. Default: the name of CONFIG.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="SQL URL such as sqlite:///studies.db. Default: a journal file in --out.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder. Default: runs/search-CONFIG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Search widths, backends and any other keys of a run, for the best AUC under a memory budget."""
+    from recsys_emb.search.config import load_search
+    from recsys_emb.search.run import default_out, run_search
+    from recsys_emb.search.terminal import print_summary, quiet, tell
+    from recsys_emb.training.progress import Silent
+
+    if resume and out is None:
+        raise UserError("--resume: name the search to continue with --out DIR")
+    loaded = load_search(config, overrides, budget)
+    folder = out or default_out(config)
+    summary = run_search(
+        loaded,
+        folder,
+        trials,
+        Silent(),
+        quiet if as_json else tell,
+        jobs=jobs,
+        name=study or config.stem,
+        storage=storage,
+        resume=resume,
+    )
+    if as_json:
+        typer.echo(json.dumps({"out": str(folder), **summary}))
+    else:
+        print_summary(summary, folder)

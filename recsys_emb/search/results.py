@@ -1,0 +1,241 @@
+"""What a search ends with: every trial as a table, the winner as a config, the test split looked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from optuna._hypervolume import compute_hypervolume
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from scipy.stats import spearmanr
+
+from recsys_emb.config import RunConfig, dump_config, parse_config
+from recsys_emb.embeddings.backends.field_dim import FieldDimConfig, named_widths
+from recsys_emb.errors import UserError
+from recsys_emb.files import write_json, write_text
+from recsys_emb.search.config import Search
+from recsys_emb.search.objective import BASELINE, COMPLETE, CONFIG, FREE, INFEASIBLE, OUTCOME, RUN
+from recsys_emb.training.progress import Silent
+from recsys_emb.training.run import group_of, train
+
+SUPPORTED = 0.5
+"""Rank correlation of supernet scores and retrained AUCs below which a search says that it was a guess."""
+
+_SCHEMA = {
+    "number": pl.Int64,
+    "state": pl.String,
+    "auc": pl.Float64,
+    "serving_bytes": pl.Int64,
+    "seconds": pl.Float64,
+    "run": pl.String,
+    "message": pl.String,
+    "enqueued": pl.String,
+    "score": pl.Float64,
+    "pareto": pl.Boolean,
+    "winner": pl.Boolean,
+}
+_FIGURES = ("auc", "logloss", "gauc", "calibration", "serving_bytes", "full_bytes", "ratio")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial or a baseline as the result shows it, see ``trials.parquet``."""
+
+    row: dict[str, Any]
+    config: RunConfig | None
+
+    @property
+    def name(self) -> str:
+        return self.row["enqueued"] or f"trial {self.row['number']}"
+
+
+def finish(search: Search, out: Path, study: Study, outside: Study) -> dict[str, Any]:
+    """Writes ``trials.parquet``, ``best.yaml``, ``search.json`` and ``report.html`` and looks at the test split.
+
+    Args:
+        search: what was searched.
+        out: its folder.
+        study: of the trials that were drawn.
+        outside: of baselines that the space does not reach, and of retrained candidates.
+
+    Returns:
+        what ``search.json`` holds.
+
+    Raises:
+        UserError: no trial is complete, so there is nothing to choose from; ``trials.parquet`` says why.
+    """
+    scored = search.config.scoring == "supernet"
+    drawn = [_finished(t, t.number, scored) for t in _ended(study)]
+    trained = [_finished(t, t.user_attrs.get("candidate")) for t in _ended(outside)]
+    trained += [] if scored else drawn
+    _mark_front(trained)
+    if scored:
+        write_parquet(drawn, out / "candidates.parquet")
+    try:
+        winner = choose(search, trained)
+        winner.row["winner"] = True
+    finally:
+        write_parquet(trained, out / "trials.parquet")
+    assert winner.config is not None
+    write_text(out / "best.yaml", dump_config(winner.config))
+    tested = [f for f in trained if f is winner or (f.row["enqueued"] and f.row["state"] == COMPLETE)]
+    reports = {f.name: train(_config(f), out / f.row["run"], Silent(), resume=True) for f in tested}
+    summary = {
+        "study": study.study_name,
+        **search.config.model_dump(mode="json", include={"mode", "scoring", "sampler", "pruner", "seed"}),
+        "dataset": search.dataset.name,
+        "model": search.base.model.name,
+        "budget_bytes": search.budget,
+        "full_bytes": search.full_bytes,
+        "states": states(drawn),
+        "trials": sum(f.row["state"] not in FREE and not f.row["enqueued"] for f in drawn),
+        "winner": _entry(winner, reports) | {"params": _params(winner), "widths": _widths(search, winner)},
+        "baselines": [_entry(f, reports) for f in trained if f.row["enqueued"]],
+        "hypervolume": hypervolume(trained, search) if search.config.mode == "pareto" else None,
+        "correlation": correlation(trained) if scored else None,
+    }
+    write_json(out / "search.json", summary)
+    _write_page(out)
+    return summary
+
+
+def _ended(study: Study) -> list[FrozenTrial]:
+    return [t for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
+
+
+def _finished(trial: FrozenTrial, number: int | None, scored: bool = False) -> Finished:
+    attrs = trial.user_attrs
+    row = {key: attrs.get(key) for key in ("serving_bytes", "seconds", RUN, "message", "score")} | {
+        "number": number,
+        "state": attrs[OUTCOME],
+        "enqueued": attrs.get(BASELINE),
+        "pareto": False,
+        "winner": False,
+        **{f"param:{name}": value for name, value in trial.params.items()},
+    }
+    row["score" if scored else "auc"] = attrs.get("auc", trial.intermediate_values.get(trial.last_step or -1))
+    return Finished(row, parse_config(attrs[CONFIG]) if attrs[OUTCOME] == COMPLETE else None)
+
+
+def _config(finished: Finished) -> RunConfig:
+    assert finished.config is not None
+    return finished.config
+
+
+# -- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def choose(search: Search, trained: Sequence[Finished]) -> Finished:
+    """The winner: the best validation AUC; in Pareto mode the smallest table within ``tolerance`` of it.
+
+    Raises:
+        UserError: nothing is complete.
+    """
+    complete = [f for f in trained if f.row["state"] == COMPLETE]
+    if not complete:
+        raise UserError(_why_nothing(search, trained))
+    best = max(complete, key=lambda f: (f.row["auc"], -f.row["serving_bytes"]))
+    if search.config.mode == "budget":
+        return best
+    near = [f for f in complete if f.row["auc"] >= best.row["auc"] - search.config.tolerance]
+    return min(near, key=lambda f: (f.row["serving_bytes"], -f.row["auc"]))
+
+
+def _why_nothing(search: Search, trained: Sequence[Finished]) -> str:
+    infeasible = [f for f in trained if f.row["state"] == INFEASIBLE]
+    if len(infeasible) == len(trained):
+        sizes = [f.row["serving_bytes"] for f in infeasible if f.row["serving_bytes"]]
+        least = f"; the smallest takes {min(sizes):,} bytes" if sizes else ""
+        return (
+            f"--budget: none of {len(infeasible)} candidates fits in {search.budget:,} bytes{least}; "
+            "raise the budget or let the space go lower"
+        )
+    failed = next((f for f in trained if f.row["state"] == "failed"), trained[0])
+    return f"no trial is complete; the first that {failed.row['state']}: {failed.row['message']}"
+
+
+def _mark_front(trained: Sequence[Finished]) -> None:
+    """Marks complete trials that no other beats in both AUC and bytes."""
+    best = -np.inf
+    complete = [f.row for f in trained if f.row["state"] == COMPLETE]
+    for row in sorted(complete, key=lambda r: (r["serving_bytes"], -r["auc"])):
+        if row["auc"] > best:
+            best, row["pareto"] = row["auc"], True
+
+
+def hypervolume(trained: Sequence[Finished], search: Search) -> float:
+    """Area between the front and the corner of AUC 0.5 at the bytes of the full tables, bytes as a ratio to those."""
+    points = [(-f.row["auc"], f.row["serving_bytes"] / search.full_bytes) for f in trained if f.row["pareto"]]
+    corner = np.array([-0.5, 1.0])
+    inside = np.array([p for p in points if (np.array(p) <= corner).all()]).reshape(-1, 2)
+    return float(compute_hypervolume(inside, corner))
+
+
+def correlation(trained: Sequence[Finished]) -> dict[str, Any] | None:
+    """Spearman's rank correlation of supernet score and the AUC after training; None for fewer than three pairs."""
+    pairs = [(f.row["score"], f.row["auc"]) for f in trained if f.row["score"] is not None and f.config is not None]
+    if len(pairs) < 3:
+        return None
+    rho = float(spearmanr(*zip(*pairs)).statistic)
+    return {"spearman": None if np.isnan(rho) else rho, "n": len(pairs), "supported": bool(rho >= SUPPORTED)}
+
+
+def states(finished: Sequence[Finished]) -> dict[str, int]:
+    """How many trials ended how."""
+    found = [f.row["state"] for f in finished]
+    return {state: found.count(state) for state in dict.fromkeys(found)}
+
+
+def is_done(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get(OUTCOME) == COMPLETE
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_parquet(finished: Sequence[Finished], path: Path) -> None:
+    """One row per trial; a ``param:`` column per searched path."""
+    params = sorted({key for f in finished for key in f.row if key.startswith("param:")})
+    columns: dict[str, Any] = {key: pl.Series(key, [f.row.get(key) for f in finished], t) for key, t in _SCHEMA.items()}
+    for key in params:
+        values = [f.row.get(key) for f in finished]
+        texts = any(isinstance(v, str) for v in values)
+        columns[key] = [v if v is None or not texts else str(v) for v in values]
+    pl.DataFrame(columns, strict=False).write_parquet(path)
+
+
+def _entry(finished: Finished, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    report = reports.get(finished.name)
+    row = finished.row
+    return {
+        "name": finished.name,
+        "number": row["number"],
+        "baseline": row["enqueued"],
+        "state": row["state"],
+        "message": row["message"],
+        "run": row["run"],
+        "valid_auc": row["auc"],
+        "serving_bytes": row["serving_bytes"],
+        "test": None if report is None else {key: report[key] for key in _FIGURES},
+    }
+
+
+def _params(finished: Finished) -> dict[str, Any]:
+    return {k.removeprefix("param:"): v for k, v in finished.row.items() if k.startswith("param:")}
+
+
+def _widths(search: Search, finished: Finished) -> dict[str, int] | None:
+    """Columns by table, of a winner on ``field_dim``."""
+    options = _config(finished).embedding.options
+    if not isinstance(options, FieldDimConfig):
+        return None
+    return named_widths(group_of(_config(finished), search.dataset.schema), options)
+
+
+def _write_page(out: Path) -> None:
+    """``report.html``."""

@@ -1,0 +1,210 @@
+"""A search from its config to its result."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.study import Study
+from optuna.trial import FixedTrial, FrozenTrial, Trial
+
+from recsys_emb.config import RunConfig
+from recsys_emb.errors import UserError
+from recsys_emb.search.baselines import baselines
+from recsys_emb.search.config import Search
+from recsys_emb.search.objective import (
+    BASELINE,
+    CONFIG,
+    RUN,
+    Result,
+    TrainObjective,
+    as_json,
+    find_original,
+    planned_bytes,
+    quiet_optuna,
+)
+from recsys_emb.search.results import finish, is_done
+from recsys_emb.search.study import JOURNAL, Job, Place, Say, open_study, work_off
+from recsys_emb.search.supernet import Supernet
+from recsys_emb.training.trainer import Reporter
+
+
+@dataclass(frozen=True)
+class SupernetObjective:
+    """Scores a trial's widths on one trained network; nothing is trained.
+
+    Attributes:
+        search: what is searched.
+        folder: the supernet's run.
+    """
+
+    search: Search
+    folder: Path
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        return Supernet.open(self.folder)
+
+    def __call__(self, study: Study, trial: Trial, config: RunConfig) -> Result:
+        size = planned_bytes(self.search, config)
+        find_original(study, trial)
+        return Result(self.supernet.score(_widths(config)), size)
+
+
+def _widths(config: RunConfig) -> Mapping[str, int]:
+    return config.embedding.options.model_dump()["widths"]
+
+
+def run_search(
+    search: Search,
+    out: Path,
+    trials: int,
+    reporter: Reporter,
+    say: Say,
+    *,
+    jobs: int = 1,
+    name: str = "search",
+    storage: str | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Searches, or goes on with a search, and writes its result.
+
+    Args:
+        search: as ``load_search`` gives it.
+        out: the folder; see study.py.
+        trials: how many to draw and evaluate in all; infeasible and repeated ones cost nothing and do not count, nor do
+            baselines.
+        reporter: is told how each training goes.
+        say: is told of every finished trial; it is sent to the processes.
+        jobs: processes on the study.
+        name: of the study.
+        storage: SQL URL; None for a journal file in ``out``.
+        resume: continue the search in ``out``, or the study of that name.
+
+    Returns:
+        what ``search.json`` holds.
+
+    Raises:
+        UserError: a folder or a study that exists, or belongs to another search; a budget that nothing meets.
+    """
+    _make(out, resume, storage)
+    with _sole_owner(out), quiet_optuna(), _says_how_to_go_on():
+        inner, outer = Place(out, name, storage), Place(out, f"{name}-trained", storage)
+        study = open_study(search, inner, resume)
+        outside = open_study(search, outer, resume)
+        scored = search.config.scoring == "supernet"
+        _enqueue_baselines(search, study, outside)
+        training = TrainObjective(search, out, reporter)
+        first = Job(search, outer, training, None, say)
+        if not scored:
+            work_off([first, Job(search, inner, training, trials, say)], jobs)
+        else:
+            choices = sorted({w for p in search.space.params for w in p.choices})
+            Supernet.train(search.base, out / "supernet", reporter, resume=True, choices=choices)
+            scoring = SupernetObjective(search, out / "supernet")
+            work_off([first, Job(search, inner, scoring, trials, say)], jobs)
+            _enqueue_best(search, study, outside)
+            work_off([first], jobs)
+        return finish(search, out, study, outside)
+
+
+def _make(out: Path, resume: bool, storage: str | None) -> None:
+    if resume and storage is None and not (out / JOURNAL).is_file():
+        raise UserError(f"--resume: {out} holds no search to continue; leave out --resume to start one there")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: exists already; continue it with --resume, or name a new folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def _sole_owner(out: Path) -> Iterator[None]:
+    """One search a folder; the system lets go of it when the process ends, however it ends."""
+    with open(out / "LOCK", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--out {out}: another process is searching here; wait for it, or name a new folder"
+            ) from None
+        yield
+
+
+@contextmanager
+def _says_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error}; nothing finished is lost: mend that and continue with --resume"
+        raise OSError(error.errno, reason, error.filename or "search") from error
+
+
+# -- what is not drawn ------------------------------------------------------------------------------------------------
+
+
+def _enqueue_baselines(search: Search, study: Study, outside: Study) -> None:
+    """Puts each baseline first in the queue, as a point of the space where it is one."""
+    known = {t.user_attrs.get(BASELINE) for s in (study, outside) for t in s.get_trials(deepcopy=False)}
+    for name, config in baselines(search).items():
+        if name in known:
+            continue
+        attrs = {BASELINE: name, RUN: f"baselines/{name}"}
+        params = _point(search, config)
+        if params is not None:
+            study.enqueue_trial(params, user_attrs=attrs)
+        if params is None or search.config.scoring == "supernet":
+            outside.enqueue_trial({}, user_attrs={**attrs, CONFIG: as_json(config)})
+
+
+def _point(search: Search, config: RunConfig) -> dict[str, Any] | None:
+    """What Optuna would draw to get the config; None when it cannot."""
+    params = search.space.params_of(config.model_dump(mode="json"))
+    if params is None:
+        return None
+    same = search.run_config(search.space.suggest(FixedTrial(params))) == config
+    return params if same else None
+
+
+def _enqueue_best(search: Search, study: Study, outside: Study) -> None:
+    """Puts the best scored candidates in the queue of what is trained."""
+    known = {t.user_attrs.get("candidate") for t in outside.get_trials(deepcopy=False)}
+    for trial in best_scored(search, study):
+        if trial.number not in known:
+            outside.enqueue_trial(
+                {},
+                user_attrs={
+                    CONFIG: trial.user_attrs[CONFIG],
+                    RUN: f"retrained/{trial.number:04d}",
+                    "candidate": trial.number,
+                    "score": trial.user_attrs["auc"],
+                },
+            )
+
+
+def best_scored(search: Search, study: Study) -> list[FrozenTrial]:
+    """The ``retrain`` best scores; in Pareto mode as many of the front, evenly along it."""
+    count = search.config.retrain
+    if search.config.mode == "budget":
+        done = [t for t in study.get_trials(deepcopy=False) if is_done(t)]
+        return sorted(done, key=lambda t: (-t.values[0], t.number))[:count]
+    front = sorted((t for t in study.best_trials if is_done(t)), key=lambda t: t.values[1])
+    at = np.unique(np.linspace(0, len(front) - 1, min(count, len(front))).round().astype(int))
+    return [front[i] for i in at]
+
+
+def default_out(path: Path) -> Path:
+    """``runs/search-NAME``, numbered where it is taken."""
+    stem = f"search-{path.stem}"
+    number, out = 1, Path("runs") / stem
+    while out.exists():
+        number += 1
+        out = Path("runs") / f"{stem}-{number}"
+    return out

@@ -1,0 +1,266 @@
+"""The study of a search: opened or continued in Optuna's storages, its trials worked off by one process or several.
+
+OUT/
+  journal.log          the study, unless --storage names another place
+  search.yaml          the base run and what is searched around it
+  trials/NUMBER/       a run directory per trial; baselines/ and retrained/ likewise
+  trials.parquet search.json best.yaml report.html      the result (results.py)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from recsys_emb.errors import UserError
+from recsys_emb.search.config import Search
+from recsys_emb.search.objective import (
+    BASELINE,
+    FREE,
+    OUTCOME,
+    Objective,
+    carry_out,
+    quiet_optuna,
+)
+from recsys_emb.training.runtime import quiet_torch
+
+IDENTITY = "search"
+OUT = "out"
+JOURNAL = "journal.log"
+PATIENCE = 200
+"""So many free trials in a row end a search: what it draws is infeasible, or was tried before."""
+
+Say = Callable[[Study, FrozenTrial], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study is kept.
+
+    Attributes:
+        out: the folder of the search.
+        name: of the study.
+        url: of an SQL storage; None for a journal file in ``out``.
+    """
+
+    out: Path
+    name: str
+    url: str | None = None
+
+    @property
+    def text(self) -> str:
+        """As messages and optuna-dashboard name the storage."""
+        return self.url or str(self.out / JOURNAL)
+
+    def storage(self) -> BaseStorage:
+        """Raises UserError when it cannot be opened."""
+        if self.url is None:
+            return JournalStorage(JournalFileBackend(str(self.out / JOURNAL)))
+        if "://" not in self.url:
+            raise UserError(f"--storage {self.url}: expected an SQL URL such as sqlite:///studies.db")
+        try:
+            return optuna.storages.get_storage(RDBStorage(self.url, heartbeat_interval=None))
+        except (SQLAlchemyError, ImportError, ValueError) as error:
+            raise UserError(f"--storage {self.url}: cannot be opened ({' '.join(str(error).split())})") from None
+
+    def load(self) -> Study:
+        """The study, which exists."""
+        return optuna.load_study(study_name=self.name, storage=self.storage())
+
+
+def open_study(search: Search, place: Place, resume: bool) -> Study:
+    """A new study, or with ``resume`` the one to continue.
+
+    Trials that were running when the search in this folder was killed are put back in the queue, under their numbers.
+
+    Raises:
+        UserError: the study exists and is not to be continued, or belongs to another search.
+    """
+    if place.url is None:
+        _mend(place.out / JOURNAL)
+    storage = place.storage()
+    identity = search.identity
+    if place.name in optuna.get_all_study_names(storage):
+        if not resume:
+            raise UserError(f"--study {place.name}: exists in {place.text}; continue it with --resume, or name another")
+        study = optuna.load_study(study_name=place.name, storage=storage)
+        _same_search(study, identity, place)
+        _put_back(study, storage, place.out)
+        return study
+    most, least = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    directions = [most] if search.config.mode == "budget" else [most, least]
+    study = optuna.create_study(study_name=place.name, storage=storage, directions=directions)
+    study.set_user_attr(IDENTITY, identity)
+    study.set_metric_names(["valid_auc", "serving_bytes"][: len(directions)])
+    return study
+
+
+def _mend(journal: Path) -> None:
+    """Drops a last line that a full disk or a kill cut short; nobody else has the folder."""
+    journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+    if not journal.is_file():
+        return
+    data = journal.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(journal, whole)
+
+
+def _same_search(study: Study, identity: dict[str, Any], place: Place) -> None:
+    known = study.user_attrs.get(IDENTITY, {})
+    differing = sorted(key for key in {*known, *identity} if known.get(key) != identity.get(key))
+    if differing:
+        raise UserError(
+            f"--study {place.name}: in {place.text} it belongs to another search (its {', '.join(differing)} differs); "
+            "give this one another --study or --out"
+        )
+
+
+def _put_back(study: Study, storage: BaseStorage, out: Path) -> None:
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get(OUT, str(out.resolve())) == str(out.resolve()):
+            storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+# -- samplers and pruners ---------------------------------------------------------------------------------------------
+
+
+def sampler(name: str, seed: int, number: int) -> BaseSampler:
+    """The sampler of one trial. Seeded by the trial's number, so that a continued study draws what one never stopped
+    would have drawn."""
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    if name == "random":
+        return RandomSampler(seed=own)
+    return TPESampler(seed=own) if name == "tpe" else NSGAIISampler(seed=own)
+
+
+def pruner(name: str) -> BasePruner:
+    """Of the search's ``pruner`` key."""
+    return {"none": NopPruner, "median": MedianPruner, "halving": SuccessiveHalvingPruner}[name]()
+
+
+# -- working off ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process works on; it can be sent to one.
+
+    Attributes:
+        search: what is searched.
+        place: of the study.
+        objective: what a trial is worth.
+        trials: how many to draw, besides those that are enqueued; None draws none.
+        say: is told of every finished trial.
+    """
+
+    search: Search
+    place: Place
+    objective: Objective
+    trials: int | None
+    say: Say
+
+    def work(self) -> None:
+        """Evaluates trials until there are enough, or nothing new is drawn."""
+        with quiet_optuna():
+            study = self.place.load()
+            study.pruner = pruner(self.search.config.pruner)
+            while (trial := self._claim(study)) is not None:
+                self.say(study, carry_out(study, trial, self.search, self.objective))
+
+    def _claim(self, study: Study) -> optuna.Trial | None:
+        config = self.search.config
+        with _one_at_a_time(self.place.out):
+            known = study.get_trials(deepcopy=False)
+            waiting = any(t.state == TrialState.WAITING for t in known)
+            if not waiting and (self.trials is None or counted(known) >= self.trials or idle(known)):
+                return None
+            trial = study.ask()
+            study.sampler = sampler(config.sampler, config.seed, trial.number)
+            trial.set_user_attr(OUT, str(self.place.out.resolve()))
+            return trial
+
+
+def counted(trials: Sequence[FrozenTrial]) -> int:
+    """Trials that were drawn and cost something, or still may."""
+    own = (t for t in trials if t.state != TrialState.WAITING and BASELINE not in t.user_attrs)
+    return sum(t.user_attrs.get(OUTCOME) not in FREE for t in own)
+
+
+def idle(trials: Sequence[FrozenTrial]) -> bool:
+    """The last trials were all free."""
+    return len(trials) >= PATIENCE and all(t.user_attrs.get(OUTCOME) in FREE for t in trials[-PATIENCE:])
+
+
+@contextmanager
+def _one_at_a_time(out: Path) -> Iterator[None]:
+    """Processes of one search claim trials one after another."""
+    with open(out / "CLAIM", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def work_off(jobs: Sequence[Job], processes: int) -> None:
+    """Works one job after another in this process, or in several new ones that share the processors.
+
+    Raises:
+        UserError, OSError, RuntimeError: what ended a process; the others are stopped, and every trial of theirs can be
+            continued.
+    """
+    if processes == 1:
+        for job in jobs:
+            job.work()
+        return
+    context = multiprocessing.get_context("spawn")
+    errors = context.SimpleQueue()
+    threads = max(1, torch.get_num_threads() // processes)
+    workers = [context.Process(target=_work_apart, args=(jobs, threads, errors)) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    try:
+        while (going := [w for w in workers if w.is_alive()]) and not any(w.exitcode for w in workers):
+            wait([w.sentinel for w in going])
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+    if any(w.exitcode for w in workers):
+        raise RuntimeError("a process of the search was killed; use --resume") if errors.empty() else errors.get()
+
+
+def _work_apart(jobs: Sequence[Job], threads: int, errors: Any) -> None:
+    quiet_torch()
+    torch.set_num_threads(threads)
+    try:
+        for job in jobs:
+            job.work()
+    except KeyboardInterrupt:
+        raise SystemExit(1) from None  # the search says it
+    except UserError as error:
+        errors.put(error)
+        raise SystemExit(1) from None
+    except OSError as error:
+        errors.put(OSError(error.errno, error.strerror or str(error), error.filename))
+        raise SystemExit(1) from None
+    except Exception as error:
+        errors.put(RuntimeError(f"{type(error).__name__}: {error}"))
+        raise SystemExit(1) from None

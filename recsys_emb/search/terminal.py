@@ -1,0 +1,70 @@
+"""What a search says in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.table import Table
+
+from recsys_emb.report import human_bytes
+from recsys_emb.search.objective import BASELINE, COMPLETE, OUTCOME
+
+
+def quiet(study: Study, trial: FrozenTrial) -> None:
+    """Says nothing of a finished trial."""
+
+
+def tell(study: Study, trial: FrozenTrial) -> None:
+    """One line on a finished trial, on stderr."""
+    attrs = trial.user_attrs
+    name = attrs.get(BASELINE) or f"trial {attrs.get('candidate', trial.number)}"
+    parts = [f"valid AUC {attrs['auc']:.5f}"] if attrs[OUTCOME] == COMPLETE else [attrs[OUTCOME]]
+    if attrs.get("serving_bytes") is not None:
+        parts.append(human_bytes(attrs["serving_bytes"]))
+    parts += [attrs["message"]] if "message" in attrs else [f"{attrs['seconds']:.1f} s"]
+    print(f"{name}: {', '.join(parts)}", file=sys.stderr)
+
+
+def print_summary(summary: dict[str, Any], folder: Path) -> None:
+    winner = summary["winner"]
+    budget = summary["budget_bytes"]
+    within = "any size" if budget is None else f"within {human_bytes(budget)}"
+    table = Table(title=f"{summary['model']} on {summary['dataset']}, {within}", title_justify="left")
+    for heading in ("", "valid AUC", "test AUC", "bytes", "of full"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    shown = {row["name"]: row for row in (winner, *summary["baselines"])}
+    for name, row in shown.items():
+        mark = " (winner)" if row["name"] == winner["name"] else ""
+        size = row["serving_bytes"]
+        sizes = ("-", "-") if size is None else (human_bytes(size), f"{size / summary['full_bytes']:.1%}")
+        done = row["test"] is not None
+        aucs = (f"{row['valid_auc']:.5f}", f"{row['test']['auc']:.5f}") if done else (row["state"], "")
+        table.add_row(f"{name}{mark}", *aucs, *sizes)
+    console = Console()
+    console.print(table)
+    counts = ", ".join(f"{n} {state}" for state, n in summary["states"].items())
+    print(f"{counts}; {folder}/trials.parquet has them all")
+    for note in notes(summary):
+        print(note)
+    print(f"recsys-emb train {folder}/best.yaml trains the winner again")
+
+
+def notes(summary: dict[str, Any]) -> list[str]:
+    """What a reader of the result should not overlook."""
+    found = []
+    if summary["winner"]["baseline"]:
+        found.append(f"no trial beat the baseline {summary['winner']['baseline']}: more trials, or it is what to use")
+    if summary["hypervolume"] is not None:
+        found.append(f"hypervolume {summary['hypervolume']:.5f} (AUC above 0.5 times bytes below full)")
+    correlation = summary["correlation"]
+    if correlation is not None:
+        rho = correlation["spearman"]
+        text = f"rank correlation of supernet score and trained AUC: {'-' if rho is None else f'{rho:.2f}'}"
+        text += f" over {correlation['n']} candidates"
+        found.append(text if correlation["supported"] else f"{text}: too low for the scores to have guided this search")
+    return found
