@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 import typer.exceptions
 from rich.console import Console
-from rich.table import Table
 
+from recsys_emb import __version__
 from recsys_emb.errors import UserError
 
 app = typer.Typer(
@@ -53,6 +53,20 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"recsys-emb {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
 def _mount_data() -> None:
     from recsys_emb.data.cli import app as data
 
@@ -91,6 +105,7 @@ def train(
 ) -> None:
     """Train a model as a YAML file says and write a run folder."""
     from recsys_emb.config import load_config
+    from recsys_emb.report import run_table
     from recsys_emb.training.run import default_out
     from recsys_emb.training.run import train as run_training
 
@@ -105,7 +120,7 @@ def train(
     if as_json:
         _print_json({"run": str(folder), **report})
     else:
-        _print_report(report, folder)
+        Console().print(run_table(report, folder))
 
 
 def _reporter(title: str, silent: bool) -> Any:
@@ -116,29 +131,6 @@ def _reporter(title: str, silent: bool) -> Any:
     return nullcontext(Silent()) if silent else TerminalReporter(title)
 
 
-def _print_report(report: dict[str, Any], folder: Path) -> None:
-    from recsys_emb.report import human_bytes
-
-    title = f"{report['model']} with {report['backend']} embeddings on {report['dataset']}"
-    table = Table(title=title, show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    table.add_row("test AUC", f"{report['auc']:.5f}")
-    if report["bayes_auc"] is not None:
-        table.add_row("gap to Bayes", f"{report['bayes_auc'] - report['auc']:.5f}")
-    if report["gauc"] is not None:
-        table.add_row("test GAUC", f"{report['gauc']:.5f}")
-    table.add_row("test logloss", f"{report['logloss']:.5f}")
-    table.add_row("normalised entropy", f"{report['ne']:.5f}")
-    table.add_row("calibration", f"{report['calibration']:.4f}")
-    table.add_row("embeddings, served", f"{human_bytes(report['serving_bytes'])} ({report['ratio']:.1%} of full)")
-    table.add_row("training state", human_bytes(report["training_bytes"]))
-    table.add_row("peak memory", human_bytes(report["peak_rss_bytes"]))
-    table.add_row("training", f"{report['train_seconds']:.1f} s, {report['samples_per_second']:,.0f} rows/s")
-    table.add_row("run folder", str(folder))
-    Console().print(table)
-
-
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder or an artifact.", metavar="RUN_OR_ARTIFACT")],
@@ -147,6 +139,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a run's best weights, or an artifact, on a split."""
+    from recsys_emb.report import metrics_table
     from recsys_emb.serving import evaluate_artifact, is_artifact, load_artifact
     from recsys_emb.training.run import evaluate as run_evaluation
     from recsys_emb.training.run_dir import load_run
@@ -157,13 +150,8 @@ def evaluate(
         figures = run_evaluation(load_run(run), split, data)
     if as_json:
         _print_json(figures)
-        return
-    table = Table(title=f"{run} on {split}, {figures['rows']:,} rows", title_justify="left")
-    names = ["auc", "logloss", "ne", "calibration", "gauc"]
-    for name in names:
-        table.add_column(name, justify="right")
-    table.add_row(*("-" if figures[n] is None else f"{figures[n]:.5f}" for n in names))
-    Console().print(table)
+    else:
+        Console().print(metrics_table(figures, run))
 
 
 @app.command()
@@ -205,6 +193,7 @@ def compact(
 ) -> None:
     """Write a finished run as an artifact: the embedding in its serving bytes, the model, the vocabularies."""
     from recsys_emb.config import parse_options
+    from recsys_emb.report import artifact_table
     from recsys_emb.serving import write_artifact
     from recsys_emb.training.run_dir import load_run
 
@@ -212,25 +201,7 @@ def compact(
     if as_json:
         _print_json({"artifact": str(out), **report})
     else:
-        _print_artifact(report, out)
-
-
-def _print_artifact(report: dict[str, Any], folder: Path) -> None:
-    from recsys_emb.report import human_bytes
-
-    title = f"{report['model']} with {report['backend']} embeddings on {report['dataset']}"
-    table = Table(title=title, show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    table.add_row("embeddings", f"{human_bytes(report['serving_bytes'])} ({report['ratio']:.1%} of full)")
-    table.add_row("rest of the model", human_bytes(report["dense_bytes"]))
-    table.add_row("vocabularies", human_bytes(report["vocabulary_bytes"]))
-    if report["auc"] is not None:
-        error = report["logit_error"]
-        table.add_row("test AUC", f"{report['auc']:.5f}")
-        table.add_row("logits off by", f"{error['max']:.1e} at most, {error['mean']:.1e} on average")
-    table.add_row("artifact", str(folder))
-    Console().print(table)
+        Console().print(artifact_table(report, out))
 
 
 @app.command()
@@ -302,17 +273,14 @@ def models(as_json: Json = False) -> None:
 
 
 def _print_plugins(as_json: bool, **registries: Any) -> None:
+    from recsys_emb.report import plugins_table
+
     listed = {key: [registry.describe(name) for name in registry.names()] for key, registry in registries.items()}
     if as_json:
         _print_json(listed)
         return
     for key, rows in listed.items():
-        table = Table(box=None, pad_edge=False)
-        for heading in (registries[key].kind, "what it is", "options"):
-            table.add_column(heading)
-        for row in rows:
-            table.add_row(row["name"], row["summary"], ", ".join(row["options"]))
-        Console().print(table)
+        Console().print(plugins_table(registries[key].kind, rows))
         if key != list(listed)[-1]:
             print()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,7 @@ def test_import_without_torchrec_says_what_to_install() -> None:
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert "needs torch and torchrec: pip install" in last
+
+
+def test_the_version(capsys, monkeypatch) -> None:
+    assert run(capsys, monkeypatch, "--version") == (0, f"recsys-emb {version('recsys_emb')}\n", "")

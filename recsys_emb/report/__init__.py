@@ -9,15 +9,20 @@ from recsys_emb.report.frames import events_frame, runs_frame, tables_frame
 from recsys_emb.report.run_page import run_page
 from recsys_emb.report.runs import group_by_seed, load_report, load_reports
 from recsys_emb.report.sizes import human_bytes
+from recsys_emb.report.terminal import artifact_table, metrics_table, plugins_table, run_table
 
 __all__ = [
+    "artifact_table",
     "compare",
     "events_frame",
     "group_by_seed",
     "human_bytes",
     "load_report",
     "load_reports",
+    "metrics_table",
+    "plugins_table",
     "run_page",
+    "run_table",
     "runs_frame",
     "tables_frame",
     "terminal_table",

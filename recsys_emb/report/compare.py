@@ -66,19 +66,21 @@ def terminal_table(rows: Sequence[Report]) -> Table:
     several = len(_datasets(rows)) > 1
     # Text, not str: names are shown as they are, not read as markup
     title = Text("Test split" if several else f"{rows[0]['dataset']}, test split")
-    table = Table(title=title, caption=Text(_runs_text(rows)), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    caption = Text(" ".join(filter(None, (_datasets_note(rows), f"{_runs_text(rows)}."))))
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.show_edge = table.pad_edge = False
     table.add_column("Run", min_width=10, overflow="fold")
     for column in columns:
         table.add_column(column.title.replace(" ", "\n").replace("/", "\n/"), justify="right", no_wrap=True)
     table.add_column("n", justify="right")
-    for row in rows:
+    for row, below in zip(rows, [*rows[1:], None]):
         name = Text(label(row))
         notes = ", ".join(filter(None, (str(row["dataset"]) if several else "", row["settings"])))
         if notes:
             name.append(f"\n{notes}", style="dim")
         figures = [c.text(row) + (f"\n{c.spread(row)}" if c.key == "auc" else "") for c in columns]
-        table.add_row(name, *figures, str(row["n"]))
+        ends = below is not None and below["dataset"] != row["dataset"]
+        table.add_row(name, *figures, str(row["n"]), end_section=ends)
     return table
 
 
@@ -118,7 +120,7 @@ def _page(rows: Sequence[Report], svg: str) -> str:
     caption = "Test AUC against the size of the embeddings when served. Bars are one standard deviation over seeds."
     return html.page(
         "Embedding memory and AUC",
-        f"{', '.join(datasets)}: {_runs_text(rows)}",
+        f"{', '.join(datasets)}: {_runs_text(rows)}. {_datasets_note(rows)}",
         html.section("Memory and AUC", html.figure(svg, caption)),
         html.section("Runs", html.table(headers, cells), note=f"Test split. {SIZES_NOTE}"),
         html.section("Folders", html.table([headers[0], html.Header("Run folders", number=False)], folders)),
@@ -131,6 +133,14 @@ def _runs_text(rows: Sequence[Report]) -> str:
     if runs > len(rows):
         text += f" in {len(rows)} row{'s' * (len(rows) > 1)}; mean ± sample standard deviation over seeds"
     return text
+
+
+def _datasets_note(rows: Sequence[Report]) -> str:
+    """A sentence where figures of different datasets stand in one table."""
+    datasets = _datasets(rows)
+    if len(datasets) == 1:
+        return ""
+    return f"Runs of {len(datasets)} datasets ({', '.join(datasets)}): compare figures within a dataset only."
 
 
 def _datasets(rows: Sequence[Report]) -> list[str]:

@@ -19,6 +19,8 @@ class Silent:
 
     def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None: ...
 
+    def warn(self, message: str) -> None: ...
+
 
 class TerminalReporter:
     """Use as a context; writes to stderr, so that stdout stays free for results."""
@@ -58,3 +60,6 @@ class TerminalReporter:
             f"logloss {figures['logloss']:.5f}  {progress.samples_per_second:>7,.0f}/s  {mark}",
             highlight=False,
         )
+
+    def warn(self, message: str) -> None:
+        self.console.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)

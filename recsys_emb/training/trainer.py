@@ -58,6 +58,9 @@ class Reporter(Protocol):
     def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:
         """After an evaluation on the validation split."""
 
+    def warn(self, message: str) -> None:
+        """Before the first step, when what was asked for is likely to disappoint."""
+
 
 class Trainer:
     """Trains a model for one stage.
@@ -72,6 +75,8 @@ class Trainer:
     """
 
     log_every = 50
+    steps_between_evaluations = 20
+    """At least so many steps, or the plateau rule ends a training that has hardly begun."""
 
     def __init__(
         self,
@@ -105,6 +110,8 @@ class Trainer:
             UserError: the loss is not finite; the last checkpoint stays as it was.
         """
         p = self.progress
+        if p.step == 0:
+            self._warn_of_short_epochs(reporter)
         started = time.perf_counter() - p.total_seconds
         begin = time.perf_counter()  # of a step, from the loading of its batch
         while not p.finished:
@@ -167,6 +174,14 @@ class Trainer:
             self.backend.after_epoch(p.epoch)
             p.epoch += 1
             p.batch = 0
+
+    def _warn_of_short_epochs(self, reporter: Reporter) -> None:
+        epoch, least = len(self.train), self.steps_between_evaluations
+        if self.config.eval_every is None and epoch < least and self.steps > epoch:
+            reporter.warn(
+                f"an epoch is only {epoch} step{'s' * (epoch > 1)}, and evaluating after each may stop training "
+                f"too soon; set training.eval_every to {least} or more, or a smaller training.batch_size"
+            )
 
     def _evaluation_due(self) -> bool:
         p = self.progress

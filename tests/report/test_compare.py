@@ -126,3 +126,20 @@ def test_series_differ_without_colour(make_run):
     ]
     lines = [c.lines[0] for c in plots.memory_auc(load_reports(runs)).containers]
     assert len({(line.get_marker(), line.get_linestyle(), line.get_fillstyle()) for line in lines}) == len(runs)
+
+
+def test_runs_of_different_datasets_are_kept_apart(make_run, read_page, tmp_path):
+    note = "Runs of 2 datasets (movielens-1m, criteo): compare figures within a dataset only."
+    runs = [make_run("a"), make_run("b", backend="hash"), make_run("c", dataset="criteo")]
+    for shown, noted in ((runs[:2], False), ([*runs[:2], runs[2]], True)):
+        rows = compare(shown, tmp_path / "r.html")
+        console = Console(file=io.StringIO(), width=80)
+        console.print(terminal_table(rows))
+        text = " ".join(console.file.getvalue().split())
+        names = {name for name in ("criteo", "movielens-1m") if name in text}
+        assert names == {row["dataset"] for row in rows}
+        words = note.split("(")[0], note.split(")")[1]
+        assert all(word in text for word in words) is noted
+        page = read_page(tmp_path / "r.html")
+        assert all(word in page.source for word in words) is noted
+        assert ("Dataset" in {cell["text"] for cell in page.rows[0]}) is noted

@@ -60,6 +60,14 @@ class Evaluations(Silent):
         self.seen.append((progress.step, progress.learning_rate, best))
 
 
+class Warnings(Silent):
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.seen.append(message)
+
+
 TIMES = ("train_seconds", "samples_per_second", "peak_rss_bytes", "stages")
 
 
@@ -316,3 +324,23 @@ def test_a_run_without_a_checkpoint_says_the_whole_command(prepared: Path, tmp_p
     run = RunDir.create(tmp_path / "run", config_for(prepared), open_dataset(prepared))
     with pytest.raises(UserError, match=f"no checkpoint yet; .*/config.yaml --out {run.path} --resume"):
         running.restore(run)
+
+
+@pytest.mark.parametrize(
+    ("training", "warned"),
+    [
+        ({"epochs": 2}, True),
+        ({"epochs": 2, "eval_every": 5}, False),
+        ({"epochs": 2, "batch_size": 64}, False),  # more than 20 steps an epoch
+        ({"epochs": 1}, False),  # one evaluation decides nothing
+    ],
+)
+def test_short_epochs_are_warned_of(prepared: Path, tmp_path: Path, training: dict[str, Any], warned: bool) -> None:
+    config = config_for(prepared, {"name": "lr"}, **training)
+    steps = -(-len(open_dataset(prepared).split("train")) // config.training.batch_size)
+    assert (steps < 20) is ("batch_size" not in training)
+    told = Warnings()
+    running.train(config, tmp_path / "run", told)
+    assert [m.startswith(f"an epoch is only {steps} steps, and") for m in told.seen] == [True] * warned
+    running.train(config, tmp_path / "run", told, resume=True)
+    assert len(told.seen) == warned

@@ -1,0 +1,76 @@
+"""Results as rich tables, for people at a terminal; ``compare.terminal_table`` is the one of many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from recsys_emb.report.sizes import human_bytes
+
+
+def run_table(report: Mapping[str, Any], folder: Path) -> Table:
+    """What a training gave."""
+    table = _facts(report)
+    table.add_row("test AUC", f"{report['auc']:.5f}")
+    if report["bayes_auc"] is not None:
+        table.add_row("gap to Bayes", f"{report['bayes_auc'] - report['auc']:.5f}")
+    if report["gauc"] is not None:
+        table.add_row("test GAUC", f"{report['gauc']:.5f}")
+    table.add_row("test logloss", f"{report['logloss']:.5f}")
+    table.add_row("normalised entropy", f"{report['ne']:.5f}")
+    table.add_row("calibration", f"{report['calibration']:.4f}")
+    table.add_row("embeddings, served", _of_full(report))
+    table.add_row("training state", human_bytes(report["training_bytes"]))
+    table.add_row("peak memory", human_bytes(report["peak_rss_bytes"]))
+    table.add_row("training", f"{report['train_seconds']:.1f} s, {report['samples_per_second']:,.0f} rows/s")
+    table.add_row("run folder", str(folder))
+    return table
+
+
+def artifact_table(report: Mapping[str, Any], folder: Path) -> Table:
+    """What an artifact takes, and how well it predicts."""
+    table = _facts(report)
+    table.add_row("embeddings", _of_full(report))
+    table.add_row("rest of the model", human_bytes(report["dense_bytes"]))
+    table.add_row("vocabularies", human_bytes(report["vocabulary_bytes"]))
+    if report["auc"] is not None:
+        error = report["logit_error"]
+        table.add_row("test AUC", f"{report['auc']:.5f}")
+        table.add_row("logits off by", f"{error['max']:.1e} at most, {error['mean']:.1e} on average")
+    table.add_row("artifact", str(folder))
+    return table
+
+
+def _facts(report: Mapping[str, Any]) -> Table:
+    title = f"{report['model']} with {report['backend']} embeddings on {report['dataset']}"
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    return table
+
+
+def _of_full(report: Mapping[str, Any]) -> str:
+    return f"{human_bytes(report['serving_bytes'])} ({report['ratio']:.1%} of full)"
+
+
+def metrics_table(figures: Mapping[str, Any], what: Path) -> Table:
+    """An evaluation of a run or an artifact on a split."""
+    table = Table(title=f"{what} on {figures['split']}, {figures['rows']:,} rows", title_justify="left")
+    names = ["auc", "logloss", "ne", "calibration", "gauc"]
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_row(*("-" if figures[n] is None else f"{figures[n]:.5f}" for n in names))
+    return table
+
+
+def plugins_table(kind: str, plugins: Sequence[Mapping[str, Any]]) -> Table:
+    """What a registry holds."""
+    table = Table(box=None, pad_edge=False)
+    for heading in (kind, "what it is", "options"):
+        table.add_column(heading)
+    for row in plugins:
+        table.add_row(row["name"], row["summary"], ", ".join(row["options"]))
+    return table
