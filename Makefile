@@ -4,14 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo test stress bench experiments readme lint clean
+.PHONY: help install demo test stress bench peers experiments readme lint clean
 
 help:
 	@echo "make demo          install into $(VENV), make synthetic data, train, report (CUDA=1: CUDA builds)"
 	@echo "make test          the test suite, under 10 minutes on two cores"
 	@echo "make stress        the slow and large tests"
 	@echo "make experiments   train what experiments/ lists and write experiments/results/ (RECSYS_EMB_DATA: the data)"
-	@echo "make bench         training throughput by vocabulary size, written to benchmarks/results/"
+	@echo "make bench         speed and memory, written to benchmarks/results/ (PEERS=1: beside FuxiCTR and DeepCTR-Torch)"
 	@echo "make readme        the generated tables of README.md"
 	@echo "make lint          ruff and mypy"
 
@@ -40,8 +40,29 @@ test: install
 stress: install
 	$(BIN)/python -m pytest -m stress
 
-bench: install
-	$(BIN)/python -m benchmarks.training
+# One result per model; tables of 33.8 million ids apart, where a peer with dense Adam wants 10 GB.
+BENCH := $(BIN)/python -m benchmarks
+RESULTS := benchmarks/results
+bench: install $(if $(PEERS),peers)
+	for model in deepfm dcnv2 autoint; do \
+	  $(BENCH).training --model $$model --out $(RESULTS)/training-$$model.json $(if $(PEERS),--peer fuxictr deepctr) && \
+	  $(BENCH).training --model $$model --ids 100000 33800000 --out $(RESULTS)/training-$$model-33m.json \
+	    $(if $(PEERS),--peer fuxictr --peer-ids 33800000) || exit 1; \
+	done
+	$(BENCH).training --model din --out $(RESULTS)/training-din.json $(if $(PEERS),--peer fuxictr deepctr)
+	$(BENCH).backends
+	$(BENCH).data $(if $(PEERS),--peer fuxictr)
+	$(BENCH).predict $(if $(PEERS),--peer fuxictr deepctr)
+	$(BENCH).scale
+
+peers: .venv-peers/.installed
+
+.venv-peers/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check install -q torch==2.13.0
+	.venv-peers/bin/python -m pip --disable-pip-version-check install -q -r $<
+	.venv-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps deepctr-torch==0.3.0
+	@touch $@
 
 experiments: install
 	$(BIN)/python experiments/run.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from recsys_emb.data.store import FORMAT_VERSION
 from recsys_emb.data.writer import SplitWriter
 
 
-def criteo_rows(folder: Path, ids: int, rows: int) -> None:
-    """26 fields of Criteo's relative sizes, Zipf ids, 13 dense values; the training split is the only one."""
+def criteo_rows(folder: Path, ids: int, rows: int, splits: Sequence[str] = ("train",)) -> None:
+    """26 fields of Criteo's relative sizes, Zipf ids, 13 dense values; all splits hold the same rows."""
     rng = np.random.default_rng(1)
     sizes = scale_cardinalities(ids)
     names = [f"C{i + 1}" for i in range(len(sizes))]
@@ -24,7 +25,7 @@ def criteo_rows(folder: Path, ids: int, rows: int) -> None:
         categorical=tuple(CategoricalField(name=n, vocabulary=n) for n in names),
         vocabularies=dict(zip(names, sizes)),
     )
-    _write(folder, schema, columns, dict(zip(names, columns)), {}, rng)
+    _write(folder, schema, columns, dict(zip(names, columns)), {}, rng, splits)
 
 
 def shop_rows(folder: Path, rows: int) -> None:
@@ -70,16 +71,18 @@ def _write(
     looked: dict[str, np.ndarray],
     jagged: dict[str, tuple[np.ndarray, np.ndarray]],
     rng: np.random.Generator,
+    splits: Sequence[str] = ("train",),
 ) -> None:
     """The folder of ``store.py``. Counts fall with the id, as an encoder's do: those of the draws, put in order."""
     (folder / "counts").mkdir(parents=True)
     rows = len(columns[0])
-    writer = SplitWriter(folder / "train", schema)
     labels = (rng.random(rows) < 0.25).astype(np.uint8)
     dense = rng.normal(size=(rows, len(schema.dense))).astype(np.float32)
     everything = np.ones(rows, dtype=bool)
-    writer.append(everything, labels, np.empty(0, np.float32), dense, np.stack(columns, axis=1), jagged)
-    writer.close()
+    for split in splits:
+        writer = SplitWriter(folder / split, schema)
+        writer.append(everything, labels, np.empty(0, np.float32), dense, np.stack(columns, axis=1), jagged)
+        writer.close()
     for name, size in schema.vocabularies.items():
         counts = np.bincount(looked[name], minlength=size)
         counts[1:] = -np.sort(-counts[1:])

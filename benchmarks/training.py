@@ -1,165 +1,186 @@
-"""Training throughput by vocabulary size: Criteo-shaped rows, from a prepared folder to updated weights.
+"""Training throughput by vocabulary size, from a prepared folder to updated weights, beside peers.
 
-    python -m benchmarks.training                                  # DeepFM at 0.1 and 5 million ids
-    python -m benchmarks.training --model dcnv2 --ids 100000 5000000 33800000
+    python -m benchmarks.training                                              # DeepFM at 0.1 and 5 million ids
+    python -m benchmarks.training --model dcnv2 --ids 100000 33800000 --peer fuxictr deepctr
+    python -m benchmarks.training --model din --data prepared/amazon --peer fuxictr
+    python -m benchmarks.training --model autoint --profile                    # where the time goes
 
-Sizes alternate in one process, several rounds; the figures are medians over rounds with the smallest and the largest.
+Rows are Criteo-shaped (for DIN: a shop's, with histories) unless ``--data`` names a prepared folder. Sizes and
+optimizers alternate in one process; then each peer alternates with our default optimizer, once as its users run it and
+once tuned: with our allocator settings, our setting of fp32 products, and batches that lie ready in memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
+import gc
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
-
-from recsys_emb.config import RunConfig, parse_config
-from recsys_emb.data.batches import BatchLoader
-from recsys_emb.data.schema import CategoricalField, DatasetSchema
-from recsys_emb.data.sources._planted import scale_cardinalities
-from recsys_emb.data.store import FORMAT_VERSION, NpyWriter, open_dataset
-from recsys_emb.models.base import build_model
+from benchmarks._common import alternate, command, machine, markdown, page, parser, save, show
+from benchmarks._peer import PEERS, Peer, model_settings
+from benchmarks._profile import profiled
+from benchmarks._rows import criteo_rows, shop_rows
+from benchmarks._steps import Steps, run_config
 from recsys_emb.training import runtime
-from recsys_emb.training.checkpoint import Checkpoints
-from recsys_emb.training.run import plan
-from recsys_emb.training.trainer import Trainer
 
-RESULTS = Path(__file__).parent / "results"
+GOALS = {
+    "deepfm": {100_000: 4, 5_000_000: 15, 33_800_000: 80},
+    "dcnv2": {100_000: 3.5, 5_000_000: 7, 33_800_000: 30},
+    "autoint": {100_000: 3, 5_000_000: 6, 33_800_000: 25},
+    "din": {None: 3},
+}
+"""Least times FuxiCTR's throughput, by model and ids."""
+FLAT_GOAL = 1.2
+"""Most times the step at the first size."""
+PEER_ROUND_MS = 3000
+"""About how long a peer trains in a round: the fewer steps, the longer each."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="deepfm")
-    parser.add_argument("--ids", type=int, nargs="+", default=[100_000, 5_000_000])
-    parser.add_argument("--optimizer", default="adam", help="training.embedding_optimizer")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--batch-size", type=int, default=4096)
-    parser.add_argument("--steps", type=int, default=30, help="steps a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS / "training.json")
-    arguments = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parser(__doc__, "training", rounds=5)
+    options.add_argument("--model", default="deepfm")
+    options.add_argument("--ids", type=int, nargs="+", default=[100_000, 5_000_000])
+    options.add_argument("--data", type=Path, help="a prepared folder instead of made rows")
+    options.add_argument("--optimizers", nargs="+", default=["adam", "rowwise_adagrad"])
+    options.add_argument("--precision", default="auto")
+    options.add_argument("--batch-size", type=int, default=4096)
+    options.add_argument("--embedding-dim", type=int, default=16)
+    options.add_argument("--steps", type=int, default=15, help="steps of a side in a round; a slow peer takes fewer")
+    options.add_argument("--peer", nargs="+", choices=PEERS, default=[], help="needs `make peers`")
+    options.add_argument("--peer-ids", type=int, nargs="+", help="the sizes that peers train; all when absent")
+    options.add_argument("--profile", action="store_true", help="stages and operations of a step instead")
+    arguments = options.parse_args(argv)
     runtime.quiet_torch()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments, Path(folder))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    arguments.out.with_suffix(".md").write_text(table(result))
-    print(table(result))
+        data = make_data(arguments, Path(folder))
+        if arguments.profile:
+            for ids, path in data.items():
+                print(f"{arguments.model}, {_ids(ids)} ids\n\n{profiled(ours(arguments, path), arguments.steps)}\n")
+            return
+        result = {"command": command("training", argv), **measure(arguments, data), "machine": machine()}
+    save(result, arguments.out, table(result))
 
 
-def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Milliseconds a step for each vocabulary size."""
-    runs = {}
+def make_data(arguments: argparse.Namespace, folder: Path) -> dict[int | None, Path]:
+    """Prepared folders by number of ids, None where the dataset says it."""
+    if arguments.data:
+        return {None: arguments.data}
+    rows = 64 * arguments.batch_size
+    if arguments.model == "din":
+        shop_rows(folder / "shop", rows)
+        return {None: folder / "shop"}
     for ids in arguments.ids:
-        data = folder / str(ids)
-        write_rows(data, ids, rows=64 * arguments.batch_size)
-        runs[ids] = stepper(config_for(data, arguments), folder / f"checkpoints-{ids}")
-    for step in runs.values():  # warm up: allocate, fault in, fill caches
-        for _ in range(5):
-            next(step)
-    times: dict[int, list[float]] = {ids: [] for ids in runs}
-    for _ in range(arguments.rounds):
-        for ids, step in runs.items():
-            begin = time.perf_counter()
-            for _ in range(arguments.steps):
-                next(step)
-            times[ids].append(1e3 * (time.perf_counter() - begin) / arguments.steps)
-    base = median(times[arguments.ids[0]])
-    settings = ("model", "optimizer", "precision", "batch_size", "steps", "rounds")
-    return {
-        "command": f"python -m benchmarks.training --model {arguments.model} --ids {' '.join(map(str, arguments.ids))}",
-        **{k: getattr(arguments, k) for k in settings},
-        "rows": [
-            {
-                "ids": ids,
-                "step_ms": {"median": median(t), "min": min(t), "max": max(t)},
-                "samples_per_second": 1e3 * arguments.batch_size / median(t),
-                "ratio_to_first": median(t) / base,
-            }
-            for ids, t in times.items()
-        ],
-        "machine": runtime.environment(),
-    }
+        criteo_rows(folder / str(ids), ids, rows)
+    return {ids: folder / str(ids) for ids in arguments.ids}
 
 
-def config_for(data: Path, arguments: argparse.Namespace) -> RunConfig:
+def ours(arguments: argparse.Namespace, data: Path, optimizer: str = "adam") -> Steps:
     training = {
-        "embedding_optimizer": arguments.optimizer,
+        "embedding_optimizer": optimizer,
         "precision": arguments.precision,
         "batch_size": arguments.batch_size,
         "l2_embedding": 1e-5,
     }
-    return parse_config({"data": {"path": str(data)}, "model": {"name": arguments.model}, "training": training})
+    options = {"embedding_dim": arguments.embedding_dim}
+    return Steps(run_config(data, arguments.model, training, options=options), data / "checkpoints").warm_up()
 
 
-def stepper(config: RunConfig, checkpoints: Path) -> Any:
-    """Trains one batch each time it is advanced, data loading included."""
-    dataset = open_dataset(config.data.path)
-    precision = runtime.pick_precision(config.training.precision, runtime.pick_device("cpu"))
-    runtime.configure(config.seed, precision)
-    model = build_model(config.model, dataset.schema, plan(config, dataset).build())
-    loader = BatchLoader(dataset.split("train"), dataset.schema, config.training.batch_size, shuffle=True, seed=1)
-    trainer = Trainer(model, config.training, loader, loader, Checkpoints(checkpoints), precision)
-    model.train()
-    for epoch in itertools.count():
-        for batch in loader.epoch(epoch):
-            trainer._step(batch)
-            yield
+def measure(arguments: argparse.Namespace, data: dict[int | None, Path]) -> dict[str, Any]:
+    """Milliseconds a step of ours by size and optimizer, and of each peer beside ours."""
+    sides = {(ids, o): ours(arguments, path, o) for ids, path in data.items() for o in arguments.optimizers}
+    measured = alternate({k: lambda s=s: s.step_ms(arguments.steps) for k, s in sides.items()}, arguments.rounds)
+    first = next(iter(data))
+    rows = [
+        {
+            "ids": ids,
+            "optimizer": optimizer,
+            "step_ms": step,
+            "samples_per_second": 1e3 * arguments.batch_size / step["median"],
+            "ratio_to_first": step["median"] / measured[first, optimizer]["median"],
+        }
+        for (ids, optimizer), step in measured.items()
+    ]
+    del sides
+    gc.collect()  # tables of 33 million ids: the next ones need the room
+    peers = [
+        {"ids": ids, "goal": GOALS.get(arguments.model, {}).get(ids) if name == "fuxictr" else None}
+        | versus(arguments, path, name, tuned)
+        for ids, path in data.items()
+        if not arguments.peer_ids or ids in arguments.peer_ids
+        for name in arguments.peer
+        for tuned in (False, True)
+    ]
+    keys = ("model", "precision", "batch_size", "embedding_dim", "steps", "rounds")
+    settings = {k: getattr(arguments, k) for k in keys}
+    return {**settings, "rows": rows, "peers": peers}
 
 
-def write_rows(folder: Path, ids: int, rows: int) -> None:
-    """A prepared folder of Criteo's shape: 26 fields of its relative sizes, Zipf ids, 13 dense values."""
-    sizes = scale_cardinalities(ids)
-    rng = np.random.default_rng(1)
-    names = [f"C{i + 1}" for i in range(len(sizes))]
-    for part in ("train", "counts"):
-        (folder / part).mkdir(parents=True)
-    columns = [np.minimum((n + 1.0) ** rng.random(rows), n).astype(np.int32) - 1 for n in sizes]
-    arrays = {
-        "labels": (rng.random(rows) < 0.25).astype(np.uint8),
-        "dense": rng.normal(size=(rows, 13)).astype(np.float32),
-        "ids": np.stack(columns, axis=1),
+def versus(arguments: argparse.Namespace, data: Path, name: str, tuned: bool) -> dict[str, Any]:
+    """One peer alternating with our default optimizer."""
+    settings = model_settings(data, arguments.model, arguments.embedding_dim, arguments.batch_size)
+    with Peer(name, settings, tuned) as peer:
+        mine = ours(arguments, data)
+        peer.batch_ms("train", 1)
+        steps = max(1, min(arguments.steps, round(PEER_ROUND_MS / peer.batch_ms("train", 1))))
+        sides = {"ours": lambda: mine.step_ms(arguments.steps), "peer": lambda: peer.batch_ms("train", steps)}
+        step = alternate(sides, arguments.rounds)
+    gc.collect()
+    speedup = step["peer"]["median"] / step["ours"]["median"]
+    per_second = 1e3 * arguments.batch_size / step["peer"]["median"]
+    return {
+        "peer": name,
+        "tuned": tuned,
+        "peer_steps": steps,
+        "step_ms": step["peer"],
+        "our_step_ms": step["ours"],
+        "samples_per_second": per_second,
+        "speedup": speedup,
     }
-    for name, array in arrays.items():
-        writer = NpyWriter(folder / "train" / f"{name}.npy", array.dtype, array.shape[1] if array.ndim == 2 else None)
-        writer.append(array)
-        writer.close()
-    for name, size, column in zip(names, sizes, columns):
-        np.save(folder / "counts" / f"{name}.npy", np.bincount(column, minlength=size))
-    schema = DatasetSchema(
-        dense=tuple(f"I{i + 1}" for i in range(13)),
-        categorical=tuple(CategoricalField(name=n, vocabulary=n) for n in names),
-        vocabularies=dict(zip(names, sizes)),
-    )
-    (folder / "schema.json").write_text(schema.model_dump_json())
-    (folder / "dataset.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "source": "benchmark"}))
 
 
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown."""
-    machine = result["machine"]
+    notes = (
+        f"{result['model']}, D = {result['embedding_dim']}, batch {result['batch_size']}, precision "
+        f"{result['precision']}, {result['rounds']} rounds of {result['steps']} steps, loading included; medians."
+    )
+    header = ["ids", "optimizer", "step, ms (min, max)", "samples/s", f"to the first size (goal {FLAT_GOAL})"]
     lines = [
-        f"Made by `{result['command']}`: {result['model']}, batch {result['batch_size']}, "
-        f"optimizer {result['optimizer']}, precision {result['precision']}, "
-        f"{result['rounds']} rounds of {result['steps']} steps.",
-        "",
-        "| ids | step, ms (min, max) | samples/s | ratio |",
-        "|---|---|---|---|",
+        [
+            _ids(r["ids"]),
+            r["optimizer"],
+            show(r["step_ms"]),
+            f"{r['samples_per_second']:,.0f}",
+            f"{r['ratio_to_first']:.2f}",
+        ]
+        for r in result["rows"]
     ]
-    for row in result["rows"]:
-        ms = row["step_ms"]
-        lines.append(
-            f"| {row['ids']:,} | {ms['median']:.1f} ({ms['min']:.1f}, {ms['max']:.1f}) "
-            f"| {row['samples_per_second']:,.0f} | {row['ratio_to_first']:.2f} |"
-        )
-    lines += ["", f"{machine['processor']}, {machine['cpus']} CPUs, torch {machine['packages']['torch']}.", ""]
-    return "\n".join(lines)
+    tables = [markdown(header, lines)]
+    if result["peers"]:
+        header = ["ids", "peer", "settings", "step, ms (min, max)", "samples/s", "ours, ms", "we are faster by", "goal"]
+        tables.append(markdown(header, [_peer_line(r) for r in result["peers"]]))
+    return page(result, notes, *tables)
+
+
+def _peer_line(row: dict[str, Any]) -> list[str]:
+    goal = row["goal"]
+    return [
+        _ids(row["ids"]),
+        row["peer"],
+        "tuned" if row["tuned"] else "its own",
+        show(row["step_ms"]),
+        f"{row['samples_per_second']:,.0f}",
+        show(row["our_step_ms"]),
+        f"{row['speedup']:.1f}",
+        "" if goal is None or row["tuned"] else f"{goal}: {'met' if row['speedup'] >= goal else 'missed'}",
+    ]
+
+
+def _ids(ids: int | None) -> str:
+    return "the dataset's" if ids is None else f"{ids:,}"
 
 
 if __name__ == "__main__":
