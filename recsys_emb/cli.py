@@ -40,6 +40,7 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     _mount_data()
+    _mount_search()
     try:
         code = app(arguments, standalone_mode=False)
     except Exception as error:
@@ -71,6 +72,12 @@ def _mount_data() -> None:
     from recsys_emb.data.cli import app as data
 
     app.add_typer(data, name="data", help="Prepare click logs and look at prepared datasets.")
+
+
+def _mount_search() -> None:
+    from recsys_emb.search.cli import search
+
+    app.command()(search)
 
 
 def _explain(error: Exception) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.errors import UserError
 from recsys_emb.search.config import BaselineName, Search
-from recsys_emb.training.run import plan
+from recsys_emb.search.objective import Infeasible, planned_bytes
 
 
 def baselines(search: Search) -> dict[BaselineName, RunConfig]:
@@ -63,7 +63,7 @@ def _with(search: Search, backend: str, embedding_dim: int | None = None) -> Run
 
 def _fits(search: Search, config: RunConfig) -> bool:
     try:
-        plan(config, search.dataset)
-    except UserError:
+        planned_bytes(search, config)
+    except (Infeasible, UserError):
         return False
     return True
