@@ -1,13 +1,14 @@
-"""Reports on finished runs: one run's page, many runs compared, and the same as pandas frames.
+"""Reports on finished runs: one run's page, many runs compared, a search's page, and frames.
 
 ``recsys_emb.report.plots`` and ``search_plots`` draw any of them on matplotlib axes; they are imported when needed,
 because matplotlib is slow to import.
 """
 
 from recsys_emb.report.compare import compare, terminal_table
-from recsys_emb.report.frames import events_frame, runs_frame, tables_frame
+from recsys_emb.report.frames import events_frame, runs_frame, tables_frame, trials_frame
 from recsys_emb.report.run_page import run_page
 from recsys_emb.report.runs import group_by_seed, load_report, load_reports
+from recsys_emb.report.search_page import search_page
 from recsys_emb.report.sizes import human_bytes
 from recsys_emb.report.terminal import artifact_table, metrics_table, plugins_table, run_table
 
@@ -24,6 +25,8 @@ __all__ = [
     "run_page",
     "run_table",
     "runs_frame",
+    "search_page",
     "tables_frame",
     "terminal_table",
+    "trials_frame",
 ]

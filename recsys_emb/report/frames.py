@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from recsys_emb.errors import UserError
 from recsys_emb.report.runs import group_by_seed, load_report, load_reports
 from recsys_emb.training.run_dir import RunDir
@@ -45,6 +47,27 @@ def events_frame(run: str | Path) -> pd.DataFrame:
     """The lines of a run's ``metrics.jsonl``: event, stage, step, epoch, loss, auc, ... UserError: no run."""
     load_report(run)  # says what is wrong with the folder
     return _frame(RunDir(Path(run)).metrics())
+
+
+def trials_frame(search: str | Path, name: str = "trials") -> pd.DataFrame:
+    """The trials of a search: state, AUC, bytes, a ``param:`` column for each searched path.
+
+    Args:
+        search: its folder.
+        name: ``trials``, or ``candidates`` for what a supernet scored.
+
+    Raises:
+        UserError: no such table, or a damaged one.
+    """
+    return _frame(load_trials(Path(search) / f"{name}.parquet"))
+
+
+def load_trials(path: Path) -> list[dict[str, Any]]:
+    """The rows of ``trials.parquet`` or ``candidates.parquet``. UserError when it cannot be read."""
+    try:
+        return records(pl.read_parquet(path))
+    except (OSError, pl.exceptions.PolarsError):
+        raise UserError(f"{path}: cannot be read; finish the search again with `recsys-emb search --resume`") from None
 
 
 def records(rows: Rows) -> list[dict[str, Any]]:

@@ -19,13 +19,17 @@ SHOWN_IMPORTANCES = 20
 _NAMED_FIELDS = 40  # more names than this would lie on top of each other
 
 
-def history(trials: Rows, ax: Axes | None = None) -> Axes:
+def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
     """Validation AUC by trial, the best so far as a line; infeasible and failed trials are marks on the floor.
 
     Args:
-        trials: rows of ``trials.parquet``.
+        trials: rows of ``trials.parquet`` or ``candidates.parquet``. Those without a number are baselines that the
+            space does not reach: lines across.
+        figure: ``auc``, or ``score`` for that on the supernet.
     """
-    rows = sorted(records(trials), key=lambda row: row["number"])
+    rows = [{**row, "auc": row[figure]} for row in records(trials)]
+    outside = [row for row in rows if row["number"] is None and row["state"] == "complete"]
+    rows = sorted((row for row in rows if row["number"] is not None), key=lambda row: row["number"])
     with styled():
         ax = ax or new_axes()[0]
         complete = [row for row in rows if row["state"] == "complete"]
@@ -42,9 +46,13 @@ def history(trials: Rows, ax: Axes | None = None) -> Axes:
                 floor = ax.get_xaxis_transform()
                 style: dict[str, Any] = {"linestyle": "none", "color": COLOURS[6], "markersize": 7, "clip_on": False}
                 ax.plot(numbers, [0] * len(numbers), marker=marker, transform=floor, label=state, **style)
+        for row in outside:
+            ax.axhline(row["auc"], color=COLOURS[1], linewidth=1, linestyle=":")
+            across = ax.get_yaxis_transform()
+            ax.text(0.01, row["auc"], plain(row["enqueued"]), transform=across, va="bottom", fontsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("Trial")
-        ax.set_ylabel("Validation AUC")
+        ax.set_ylabel("Validation AUC" if figure == "auc" else "Validation AUC on the supernet")
         _legend(ax)
         return finish(ax)
 
@@ -89,6 +97,21 @@ def pareto_front(trials: Rows) -> list[dict[str, Any]]:
         if not front or row["auc"] > front[-1]["auc"]:
             front.append(row)
     return front
+
+
+def scores(trials: Rows, ax: Axes | None = None) -> Axes:
+    """Validation AUC after training against the score on the supernet, of the candidates that were trained.
+
+    Args:
+        trials: rows of ``trials.parquet`` of a search with ``scoring: supernet``.
+    """
+    rows = [row for row in records(trials) if row["state"] == "complete" and row["score"] is not None]
+    with styled():
+        ax = ax or new_axes()[0]
+        _points(ax, rows, "candidate", lambda row: row["score"], marker="o", color=COLOURS[0])
+        ax.set_xlabel("Validation AUC on the supernet")
+        ax.set_ylabel("Validation AUC after training")
+        return finish(ax)
 
 
 def importances(shares: Mapping[str, float], ax: Axes | None = None) -> Axes:

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 
@@ -61,6 +62,61 @@ def write_run(
     return folder
 
 
+def write_search(folder: Path, *, trials: list[dict[str, Any]] | None = None, **summary: Any) -> Path:
+    """A finished search over widths and a learning rate, as ``recsys-emb search`` leaves it; ``summary`` replaces keys
+    of ``search.json``."""
+    write_run(folder / "trials" / "0003", model="deepfm", backend="field_dim")
+    nothing = dict.fromkeys(("auc", "serving_bytes", "seconds", "run", "message", "enqueued", "score"))
+    nothing |= {
+        "pareto": False,
+        "winner": False,
+        "param:embedding.options.widths.user": None,
+        "param:training.rate": None,
+    }
+
+    def row(number: int | None, state: str, **values: Any) -> dict[str, Any]:
+        values = {f"param:{k.replace('__', '.')}" if "__" in k else k: v for k, v in values.items()}
+        return {"number": number, "state": state, **nothing, **values}
+
+    known = {"seconds": 61.5, "embedding__options__widths__user": 8, "training__rate": 0.00123456}
+    trials = trials or [
+        row(
+            None,
+            "complete",
+            auc=0.8881,
+            serving_bytes=224_928,
+            enqueued="uniform",
+            run="baselines/uniform",
+            pareto=True,
+        ),
+        row(None, "infeasible", serving_bytes=639_616, enqueued="full", message="639,616 bytes, the budget is 320,000"),
+        row(0, "complete", auc=0.8801, serving_bytes=300_000, run="trials/0000", **known),
+        row(1, "pruned", auc=0.8, serving_bytes=250_000, message="AUC 0.80000 after 8,192 rows", **known),
+        row(2, "failed", message="ValueError: <b>boom</b>"),
+        row(3, "complete", auc=0.8931, serving_bytes=256_000, run="trials/0003", pareto=True, winner=True, **known),
+    ]
+    pl.DataFrame(trials, infer_schema_length=None).write_parquet(folder / "trials.parquet")
+    test = {"auc": 0.8912, "logloss": 0.3245, "gauc": None, "calibration": 1.0, "serving_bytes": 256_000}
+    entry = {"number": None, "state": "complete", "message": None, "baseline": None}
+    winner = {"name": "trial 3", "run": "trials/0003", "valid_auc": 0.8931, "serving_bytes": 256_000, "test": test}
+    uniform = {"name": "uniform", "run": "baselines/uniform", "valid_auc": 0.8881, "serving_bytes": 224_928}
+    full = {"name": "full", "run": None, "valid_auc": None, "serving_bytes": 639_616, "test": None}
+    written = {
+        "study": "widths", "mode": "budget", "scoring": "train", "sampler": "tpe", "pruner": "median", "seed": 1,
+        "dataset": "movielens-1m", "model": "deepfm", "budget_bytes": 320_000, "full_bytes": 639_616,
+        "states": {"complete": 2, "pruned": 1, "failed": 1}, "trials": 4,
+        "winner": entry | winner | {"params": {}, "widths": {"user": 8, "item": 0}},
+        "baselines": [
+            entry | uniform | {"test": test | {"auc": 0.8870}},
+            entry | full | {"state": "infeasible", "message": "639,616 bytes, the budget is 320,000"},
+        ],
+        "hypervolume": None, "correlation": None,
+        "importances": {"training.rate": 0.7, "embedding.options.widths.user": 0.3},
+    }  # fmt: skip
+    (folder / "search.json").write_text(json.dumps(written | summary))
+    return folder
+
+
 class Page(HTMLParser):
     """Elements and their attributes, and the table as rows of (text, data-value)."""
 
@@ -103,6 +159,12 @@ class Page(HTMLParser):
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """``make_run(name, **options)`` writes a run into ``tmp_path``."""
     return lambda name, **options: write_run(tmp_path / name, **options)
+
+
+@pytest.fixture
+def make_search(tmp_path: Path) -> Callable[..., Path]:
+    """``make_search(name, **summary)`` writes a search into ``tmp_path``."""
+    return lambda name, **options: write_search(tmp_path / name, **options)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from recsys_emb.errors import UserError
-from recsys_emb.report import events_frame, group_by_seed, load_reports, plots, runs_frame, tables_frame
+from recsys_emb.report import events_frame, group_by_seed, load_reports, plots, runs_frame, tables_frame, trials_frame
 from recsys_emb.report.frames import records
 
 
@@ -40,6 +40,13 @@ def test_tables_and_events_of_a_run(runs):
     events = events_frame(runs[0])
     assert (events["event"] == "eval").sum() == 5
     assert events.loc[events["event"] == "train", "step"].tolist() == list(range(100, 1001, 100))
+
+
+def test_trials_of_a_search(make_search):
+    frame = trials_frame(make_search("a"))
+    assert frame["state"].tolist() == ["complete", "infeasible", "complete", "pruned", "failed", "complete"]
+    assert frame.loc[frame["winner"], "auc"].tolist() == [0.8931]
+    assert frame["param:training.rate"].dropna().tolist() == [0.00123456] * 3
 
 
 def test_a_folder_that_is_no_run_is_a_one_line_error(tmp_path):

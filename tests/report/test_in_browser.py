@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from recsys_emb.report import compare, run_page
+from recsys_emb.report import compare, run_page, search_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PAGES = ("compare", "run")
+PAGES = ("compare", "run", "search")
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,14 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def written(make_run: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
+def written(make_run: Callable[..., Path], make_search: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
     """``written(kind)`` writes a page with long names, spreads and many columns."""
 
     def write(kind: str) -> Path:
         if kind == "run":
             return run_page(make_run("a-run-with-a-rather-long-name-" * 3, bayes_auc=0.9))
+        if kind == "search":
+            return search_page(make_search("a-search"))
         aucs = {"full": (0.8912, 0.8947, 0.8921), "hash": (0.8876, 0.8881, 0.8869), "mixed_dim": (0.8901, 0.8899, 0.89)}
         for backend, of_seeds in aucs.items():
             for seed, auc in enumerate(of_seeds):
@@ -97,8 +99,8 @@ def test_a_click_on_any_title_sorts_its_table(browser, written, kind):
                 assert [float(x) for x in second if x != "–"] == sorted(figures)
                 assert "–" not in (*first[: len(figures)], *second[: len(figures)])
             else:
-                assert first == sorted(first)
-                assert second == sorted(first, reverse=True)
+                assert first == sorted(first, key=str.lower)
+                assert second == sorted(first, key=str.lower, reverse=True)
             assert button.evaluate("b => b.parentElement.getAttribute('aria-sort')") == (
                 "ascending" if number else "descending"
             )

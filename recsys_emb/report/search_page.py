@@ -1,0 +1,254 @@
+"""The page of one search: the winner beside the baselines, history, front, importances, widths, and every trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recsys_emb.errors import UserError
+from recsys_emb.files import read_json, write_text
+from recsys_emb.report import html
+from recsys_emb.report.frames import load_trials
+from recsys_emb.report.runs import load_report
+from recsys_emb.report.sizes import MB, human_bytes
+
+PARAM = "param:"
+_PARAM_COLUMNS = 6  # more parameters than these share one cell, so that the table fits a page
+
+Summary = dict[str, Any]
+
+
+def search_page(out: str | Path) -> Path:
+    """Writes ``report.html`` into the folder of a finished search, from its ``search.json`` and ``trials.parquet``.
+
+    Raises:
+        UserError: not the folder of a finished search.
+    """
+    folder = Path(out)
+    if not (folder / "search.json").is_file():
+        raise UserError(
+            f"search {folder}: not finished (no search.json); continue it with `recsys-emb search --resume`"
+        )
+    summary = read_json(folder / "search.json")
+    trials = load_trials(folder / "trials.parquet")
+    candidates = load_trials(folder / "candidates.parquet") if summary["scoring"] == "supernet" else None
+    page = html.page(
+        f"Search {summary['study']}",
+        f"{summary['model']} on {summary['dataset']}: {_counts(summary)}",
+        html.section("Winner", html.cards(_cards(summary)), note=_how(summary)),
+        html.section("Winner and baselines", _baselines(summary), note=_BASELINES_NOTE),
+        _correlation(summary, trials),
+        html.section("Search", _figures(summary, trials, candidates, _tables(folder, summary))),
+        html.section("Trials", _trials(trials), note=_TRIALS_NOTE),
+        html.section("Candidates", _trials(candidates), note="Scored on the supernet.") if candidates else "",
+    )
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+_BASELINES_NOTE = (
+    "The validation split decided. The test split was read once, for these rows only. Serving is all that the "
+    "embeddings need when served; 1 MB is 1,000,000 bytes. One seed each: train the winner over several seeds to know "
+    "the spread."
+)
+_TRIALS_NOTE = (
+    "AUC is of the validation split. Infeasible trials were over the budget by plan and cost nothing; pruned ones were "
+    "ended early and show their last AUC."
+)
+
+
+# -- words and figures ------------------------------------------------------------------------------------------------
+
+
+def _counts(summary: Summary) -> str:
+    states = ", ".join(f"{number:,} {state}" for state, number in summary["states"].items())
+    return f"{summary['trials']:,} trials ({states})"
+
+
+def _how(summary: Summary) -> str:
+    budget = summary["budget_bytes"]
+    within = "AUC against bytes" if budget is None else f"the best AUC within {human_bytes(budget)}"
+    scoring = ", scored on a supernet" if summary["scoring"] == "supernet" else ""
+    pruner = "" if summary["pruner"] == "none" else f", pruner {summary['pruner']}"
+    text = f"Searched: {within}; sampler {summary['sampler']}{pruner}, seed {summary['seed']}{scoring}."
+    if summary["winner"]["baseline"]:
+        text += f" No trial beat the baseline {summary['winner']['baseline']}, which is the winner."
+    return text
+
+
+def _cards(summary: Summary) -> list[tuple[str, str, str]]:
+    winner = summary["winner"]
+    size = winner["serving_bytes"]
+    shares = [f"{size / summary['full_bytes']:.2%} of the full tables"]
+    if summary["budget_bytes"] is not None:
+        shares.append(f"{size / summary['budget_bytes']:.1%} of the budget")
+    cards = [
+        ("Test AUC", f"{winner['test']['auc']:.4f}", winner["name"]),
+        ("Validation AUC", f"{winner['valid_auc']:.4f}", "what decided"),
+        ("Serving", human_bytes(size), "; ".join(shares)),
+    ]
+    if summary["hypervolume"] is not None:
+        note = "of the front, between AUC 0.5 at the full tables' bytes and AUC 1 at none"
+        cards.append(("Hypervolume", f"{summary['hypervolume']:.4f}", note))
+    return cards
+
+
+def _baselines(summary: Summary) -> str:
+    headers = [
+        html.Header("Name", "trial, or known setting", number=False),
+        html.Header("Test AUC"),
+        html.Header("Test logloss", "nats"),
+        html.Header("Validation AUC"),
+        html.Header("Serving (MB)"),
+        html.Header("Of full", "serving size over that of the full tables of the search's base"),
+        html.Header("Note", number=False),
+    ]
+    winner = summary["winner"]
+    entries = [winner, *(b for b in summary["baselines"] if b["name"] != winner["name"])]
+    cells = [
+        [
+            html.Cell(entry["name"]),
+            _figure((entry["test"] or {}).get("auc"), ".4f"),
+            _figure((entry["test"] or {}).get("logloss"), ".4f"),
+            _figure(entry["valid_auc"], ".4f"),
+            _figure(entry["serving_bytes"], ",.3f", MB),
+            _figure(entry["serving_bytes"], ".2%", summary["full_bytes"]),
+            html.Cell("winner" if entry is winner else entry["state"], entry["message"] or entry["run"] or ""),
+        ]
+        for entry in entries
+    ]
+    return html.table(headers, cells)
+
+
+def _correlation(summary: Summary, trials: Sequence[dict[str, Any]]) -> str:
+    """What the supernet's scores were worth."""
+    if summary["scoring"] != "supernet":
+        return ""
+    found = summary["correlation"]
+    if found is None or found["spearman"] is None:
+        return html.section(
+            "Supernet scores", note="Too few candidates were retrained to say whether the supernet ranks them rightly."
+        )
+    verdict = (
+        "the supernet ranks candidates much as training does"
+        if found["supported"]
+        else "the supernet's ranking does not foretell that of training, so its choice was a guess; retrain more "
+        "candidates or search with scoring: train"
+    )
+    text = f"Spearman's rank correlation of score and AUC after training is {found['spearman']:.2f} over {found['n']} "
+    return html.section("Supernet scores", _drawn("scores", trials), note=f"{text}retrained candidates: {verdict}.")
+
+
+def _tables(folder: Path, summary: Summary) -> list[dict[str, Any]]:
+    """Ids and widths of the winner's tables: the widths searched, where widths were searched."""
+    winner = summary["winner"]
+    tables = load_report(folder / winner["run"]).get("tables") or []
+    widths = winner["widths"] or {}
+    return [{**table, "width": widths.get(table["name"], table.get("width"))} for table in tables]
+
+
+def _figures(
+    summary: Summary,
+    trials: Sequence[dict[str, Any]],
+    candidates: Sequence[dict[str, Any]] | None,
+    tables: Sequence[dict[str, Any]],
+) -> str:
+    shares = summary.get("importances") or {}
+    history = _drawn("history", trials) if candidates is None else _drawn("history", candidates, "score")
+    parts = [
+        history,
+        _drawn("pareto", trials, summary["budget_bytes"]),
+        _drawn("importances", shares) if shares else "",
+        _drawn("widths", tables) if tables else "",
+    ]
+    return html.figures(*filter(None, parts))
+
+
+_CAPTIONS = {
+    "history": "Each trial in its turn, and the best so far.",
+    "pareto": "Validation AUC against serving size. No trial beats those on the front in both.",
+    "importances": "How much each parameter matters for the objective (PED-ANOVA), as a share of all.",
+    "widths": "Widths of the winner's tables against the sizes of their vocabularies.",
+    "scores": "Score on the supernet and AUC after training from scratch, of the retrained candidates.",
+}
+
+
+def _drawn(name: str, *arguments: Any) -> str:
+    """The plot of that name in ``search_plots``, with its caption."""
+    from recsys_emb.report import search_plots  # matplotlib takes a while to import
+    from recsys_emb.report.figure import svg
+
+    return html.figure(svg(getattr(search_plots, name)(*arguments), _CAPTIONS[name]), _CAPTIONS[name])
+
+
+def _trials(trials: Sequence[dict[str, Any]]) -> str:
+    params = sorted({key for row in trials for key in row if key.startswith(PARAM)})
+    apart = len(params) <= _PARAM_COLUMNS
+    scored = any(row["score"] is not None for row in trials)
+    headers = [
+        html.Header("Trial"),
+        html.Header("State", number=False),
+        html.Header("AUC", "validation split"),
+        *([html.Header("Score", "validation AUC on the supernet")] if scored else []),
+        html.Header("Serving (MB)"),
+        html.Header("Time (s)", "of training"),
+        *(
+            html.Header(_short(key, params), key.removeprefix(PARAM), _is_number(key, trials))
+            for key in params
+            if apart
+        ),
+        *([] if apart else [html.Header("Parameters", number=False)]),
+        html.Header("Note", "baseline, front or winner; what went wrong; run folder", number=False),
+    ]
+    cells = [
+        [
+            _figure(row["number"], "d"),
+            html.Cell(row["state"]),
+            _figure(row["auc"], ".4f"),
+            *([_figure(row["score"], ".4f")] if scored else []),
+            _figure(row["serving_bytes"], ",.3f", MB),
+            _figure(row["seconds"], ",.1f"),
+            *(_value(row[key]) for key in params if apart),
+            *([] if apart else [html.Cell("", _all_values(row, params))]),
+            html.Cell(_marks(row), row["message"] or row["run"] or ""),
+        ]
+        for row in trials
+    ]
+    return html.table(headers, cells)
+
+
+def _marks(row: dict[str, Any]) -> str:
+    marks = [row["enqueued"], "winner" if row["winner"] else None, "on the front" if row["pareto"] else None]
+    return ", ".join(filter(None, marks))
+
+
+def _short(key: str, params: Sequence[str]) -> str:
+    """The end of a path, as much as tells it from the others."""
+    parts = key.removeprefix(PARAM).split(".")
+    for n in range(1, len(parts)):
+        end = "." + ".".join(parts[-n:])
+        if sum(f".{other.removeprefix(PARAM)}".endswith(end) for other in params) == 1:
+            return end[1:]
+    return ".".join(parts)
+
+
+def _all_values(row: dict[str, Any], params: Sequence[str]) -> str:
+    return ", ".join(f"{_short(key, params)} {_value(row[key]).text}" for key in params if row[key] is not None)
+
+
+def _is_number(key: str, trials: Sequence[dict[str, Any]]) -> bool:
+    values = [row[key] for row in trials if row[key] is not None]
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _value(value: Any) -> html.Cell:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return html.Cell(f"{value:.4g}" if isinstance(value, float) else f"{value:,}", value=value)
+    return html.Cell("–" if value is None else str(value))
+
+
+def _figure(value: float | None, spec: str, unit: float = 1) -> html.Cell:
+    if value is None:
+        return html.Cell("–")
+    return html.Cell(format(value if unit == 1 else value / unit, spec), value=value)
