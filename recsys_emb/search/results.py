@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import polars as pl
 from optuna._hypervolume import compute_hypervolume
 from optuna.study import Study
@@ -18,6 +20,7 @@ from recsys_emb.config import RunConfig, dump_config, parse_config
 from recsys_emb.embeddings.backends.field_dim import FieldDimConfig, named_widths
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json, write_text
+from recsys_emb.report import search_page
 from recsys_emb.search.config import Search
 from recsys_emb.search.objective import BASELINE, COMPLETE, CONFIG, FREE, INFEASIBLE, OUTCOME, RUN
 from recsys_emb.training.progress import Silent
@@ -25,6 +28,9 @@ from recsys_emb.training.run import group_of, train
 
 SUPPORTED = 0.5
 """Rank correlation of supernet scores and retrained AUCs below which a search says that it was a guess."""
+
+ENOUGH = 10
+"""Complete trials from which importances of parameters can be told."""
 
 _SCHEMA = {
     "number": pl.Int64,
@@ -98,9 +104,10 @@ def finish(search: Search, out: Path, study: Study, outside: Study) -> dict[str,
         "baselines": [_entry(f, reports) for f in trained if f.row["enqueued"]],
         "hypervolume": hypervolume(trained, search) if search.config.mode == "pareto" else None,
         "correlation": correlation(trained) if scored else None,
+        "importances": importances(study),
     }
     write_json(out / "search.json", summary)
-    _write_page(out)
+    search_page(out)
     return summary
 
 
@@ -185,6 +192,15 @@ def correlation(trained: Sequence[Finished]) -> dict[str, Any] | None:
     return {"spearman": None if np.isnan(rho) else rho, "n": len(pairs), "supported": bool(rho >= SUPPORTED)}
 
 
+def importances(study: Study) -> dict[str, float]:
+    """How much each searched value matters for the objective by PED-ANOVA, shares of all; empty after few trials."""
+    if sum(map(is_done, study.get_trials(deepcopy=False))) < ENOUGH:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of values that were seldom drawn
+        return optuna.importance.get_param_importances(study)
+
+
 def states(finished: Sequence[Finished]) -> dict[str, int]:
     """How many trials ended how."""
     found = [f.row["state"] for f in finished]
@@ -235,7 +251,3 @@ def _widths(search: Search, finished: Finished) -> dict[str, int] | None:
     if not isinstance(options, FieldDimConfig):
         return None
     return named_widths(group_of(_config(finished), search.dataset.schema), options)
-
-
-def _write_page(out: Path) -> None:
-    """``report.html``."""
