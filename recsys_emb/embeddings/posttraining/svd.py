@@ -10,20 +10,24 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_emb.embeddings.backends.low_rank import LowRankBackend, LowRankConfig
-from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, out_of_reach
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats, out_of_reach
 from recsys_emb.embeddings.composed import Project, projected_floats, useful_width
 from recsys_emb.embeddings.posttraining.base import PostTraining, register
 from recsys_emb.errors import UserError
 
 
-class SVDConfig(LowRankConfig):
-    """Options of ``svd``."""
+class Weighting(BackendConfig):
+    """Which rows a truncated basis fits best."""
 
     weighting: Literal["auto", "counts", "none"] = Field(
         "auto",
         description="counts: errors count as often as an id occurs in training, so the frequent rows are kept best; "
         "none: all rows alike; auto: counts where they are known; no effect on size",
     )
+
+
+class SVDConfig(Weighting, LowRankConfig):
+    """Options of ``svd``."""
 
 
 @register("svd")
@@ -47,7 +51,7 @@ class SVDBackend(LowRankBackend, PostTraining[LowRankConfig]):
         spec = trained.spec
         cls.check(spec, config)
         values, vectors = zip(
-            *(_spectrum(trained, t, _counts(spec, t, config, stats)) for t in range(len(spec.tables)))
+            *(spectrum(trained, t, weights_of(spec, t, config, stats)) for t in range(len(spec.tables)))
         )
         if config.ranks is None:
             floats = (budget if budget is not None else int(cls.default_ratio * spec.full_bytes)) // 4
@@ -74,7 +78,7 @@ class SVDBackend(LowRankBackend, PostTraining[LowRankConfig]):
                     part.combine.weight[j] = basis.t()
 
 
-def _counts(spec: GroupSpec, table: int, config: SVDConfig, stats: Stats | None) -> Tensor | None:
+def weights_of(spec: GroupSpec, table: int, config: Weighting, stats: Stats | None) -> Tensor | None:
     """float64 [N] weights of the rows, or None for equal ones; a row that training never saw weighs 1."""
     name = spec.tables[table].name
     known = stats is not None and name in stats
@@ -85,7 +89,7 @@ def _counts(spec: GroupSpec, table: int, config: SVDConfig, stats: Stats | None)
     return torch.from_numpy(stats[name].clip(min=1)).double()
 
 
-def _spectrum(trained: EmbeddingBackend[Any], table: int, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+def spectrum(trained: EmbeddingBackend[Any], table: int, counts: Tensor | None) -> tuple[Tensor, Tensor]:
     """Eigenvalues float64 [D], falling, and eigenvectors [D, D] of X^T C X."""
     dim = trained.spec.embedding_dim
     gram, at = torch.zeros(dim, dim, dtype=torch.float64), 0

@@ -20,6 +20,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("prune", {"structure": "rows_columns"}),
     ("prune", {"sparsity": 0.7}),
     ("svd", {"weighting": "none"}),
+    ("quantized_svd", {"bits": 8, "rank": 5}),
     ("int8", {"range": "symmetric", "scales": "fp16"}),
     ("int4", {"range": "symmetric", "scales": "fp32", "clip_search": False}),
     ("drop_unseen", {"min_count": 3}),

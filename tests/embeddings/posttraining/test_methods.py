@@ -112,6 +112,35 @@ def test_svd_ranks_out_of_range(ranks: tuple[int, ...]) -> None:
         compress(trained(), "svd", options={"ranks": ranks})
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized_svd_is_numpys_factors_rounded(bits: int) -> None:
+    rank = 6
+    made = compress(trained(), "quantized_svd", options={"rank": rank, "bits": bits, "weighting": "none"})
+    for old, new in zip(rows_of(trained()), rows_of(made)):
+        if len(old) < 20:  # codes, scales and a basis would take more than the rows
+            assert torch.equal(old, new)
+            continue
+        u, s, vt = np.linalg.svd(old.double().numpy(), full_matrices=False)
+        factor = (u * s)[:, :rank]
+        largest = 2 ** (bits - 1) - 1
+        scale = (np.abs(factor).max(1, keepdims=True) / largest).astype(np.float32).astype(np.float16).astype(float)
+        rounded = np.clip(np.rint(factor / scale), -largest - 1, largest) * scale
+        # where a value lies half way between two codes, the last bit of a factor decides
+        assert (np.abs(new.numpy() - rounded @ vt[:rank]).max(1) < 1e-6).mean() > 0.99
+
+
+def test_quantized_svd_takes_the_largest_rank_that_fits() -> None:
+    n, dim = 1000, 16
+    spec = GroupSpec((TableSpec("t", n),), dim)
+    for rank in (1, 4, 9):
+        needed = n * (-(-rank // 2) + 2) + 4 * rank * dim
+        assert compress(trained(spec), "quantized_svd", f"{needed}B").config.rank == rank
+    with pytest.raises(UserError, match="least it can reach is 3,064 bytes"):
+        compress(trained(spec), "quantized_svd", "3063B")
+    with pytest.raises(UserError, match="rank: 17; allowed: 1 to 16"):
+        compress(trained(spec), "quantized_svd", options={"rank": 17})
+
+
 def test_int8_is_fbgemms() -> None:
     rows = torch.cat(rows_of(trained()))
     fused = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(rows)
