@@ -1,0 +1,209 @@
+"""Every embedding backend and baseline at every memory budget, over seeds; writes ``experiments/results/sweep/``.
+
+    RECSYS_EMB_DATA=/path/to/data python experiments/sweep.py                                # everything, hours
+    RECSYS_EMB_DATA=/path/to/data python experiments/sweep.py movielens-1m/deepfm --seeds 1  # some of it
+
+A figure that stands in the results is not made again, so a sweep that was stopped goes on; delete its file to start
+anew. Processes may share the work as long as no two have the same experiment and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from run import HERE, SEEDS, prepared
+
+from recsys_emb.config import load_config
+from recsys_emb.errors import UserError
+from recsys_emb.report import compare
+from recsys_emb.serving import write_artifact
+from recsys_emb.training.progress import Silent
+from recsys_emb.training.run import train
+from recsys_emb.training.run_dir import load_run
+from recsys_emb.training.runtime import environment, quiet_torch
+
+EXPERIMENTS = ("movielens-1m/deepfm", "movielens-1m/autoint", "synthetic-5m/deepfm")
+BUDGETS = (0.5, 0.25, 0.1, 0.02, 0.01)
+RESULTS = HERE / "results" / "sweep"
+RUNS = Path("runs/sweep")
+KEPT = ("auc", "valid_auc", "logloss", "serving_bytes", "ratio", "training_bytes", "epochs", "steps", "train_seconds")
+
+BACKENDS = {
+    "hash": {},
+    "multi_hash": {},
+    "qr": {},
+    "unified": {},
+    "mixed_dim": {"by": "popularity"},
+    "mixed_dim by size": {"by": "size"},
+    "low_rank": {},
+    "optembed": {},
+}
+SIZED_AFTER_TRAINING = ("prune", "svd", "quantized_svd")
+FIXED_AFTER_TRAINING = ("fp16", "int8", "int4", "drop_unseen")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One figure of the plot: a training, or a trained full table made smaller (``after``)."""
+
+    method: str
+    budget: float | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    after: str | None = None
+
+    @property
+    def folder(self) -> str:
+        return self.method.replace(" ", "_") + ("" if self.budget is None else f"-{self.budget:g}")
+
+
+def points(dim: int) -> Iterator[Point]:
+    """The full table first, since others are made of it; ``dim`` is its width."""
+    yield Point("full")
+    for method in FIXED_AFTER_TRAINING:
+        yield Point(method, after=method)
+    for budget in BUDGETS:
+        for method in SIZED_AFTER_TRAINING:
+            yield Point(method, budget, after=method)
+        if width := int(dim * budget):
+            yield Point("full, smaller D", budget, {"model.embedding_dim": width})
+        for method, options in BACKENDS.items():
+            yield Point(
+                method,
+                budget,
+                {
+                    "embedding.backend": method.split()[0],
+                    "embedding.budget": budget,
+                    **{f"embedding.options.{k}": v for k, v in options.items()},
+                },
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="*", help=f"default: {' '.join(EXPERIMENTS)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.experiments) - set(EXPERIMENTS))
+    if unknown:
+        parser.error(f"unknown experiment {unknown[0]}; there are {', '.join(EXPERIMENTS)}")
+    quiet_torch()
+    for experiment in arguments.experiments or EXPERIMENTS:
+        prepared(experiment.split("/")[0])
+        for seed in arguments.seeds:
+            sweep(experiment, seed, arguments.budgets)
+        plot(experiment)
+    write_tables()
+
+
+def sweep(experiment: str, seed: int, budgets: list[float]) -> None:
+    """Adds what is missing to one experiment's and seed's results."""
+    name = experiment.replace("/", "-")
+    target = RESULTS / f"{name}-{seed}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = f"python experiments/sweep.py {experiment} --seeds {seed}"
+    result = json.loads(target.read_text()) if target.exists() else {"command": command, "seed": seed, "rows": []}
+    present = {(row["method"], row["budget"]) for row in result["rows"]}
+    config = load_config(HERE / f"{experiment}.yaml")
+    folder = RUNS / name / str(seed)
+    for point in points(config.model.embedding_dim):
+        if (point.method, point.budget) in present or point.budget not in (None, *budgets):
+            continue
+        row = {"method": point.method, "budget": point.budget, **figures(experiment, point, seed, folder)}
+        print(f"{experiment} seed {seed}: {point.folder} {row.get('auc') or row['error']}", file=sys.stderr, flush=True)
+        result["rows"].append(row)
+        machine = environment()
+        result["machine"] = {k: machine[k] for k in ("processor", "cpus", "packages")}
+        target.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def figures(experiment: str, point: Point, seed: int, folder: Path) -> dict[str, Any]:
+    """A point's figures, or why the method cannot be that small."""
+    out = folder / point.folder
+    try:
+        if point.after:
+            full = load_run(trained(experiment, Point("full"), seed, folder / "full"))
+            shutil.rmtree(out, ignore_errors=True)
+            report = write_artifact(full, out, point.after, point.budget)
+        else:
+            report = load_run(trained(experiment, point, seed, out)).report
+    except UserError as error:
+        if "cannot fit" not in str(error):
+            raise
+        return {"error": str(error)}
+    if point.method != "full":  # what was made of the full table needs its weights
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return {key: report[key] for key in KEPT if key in report}
+
+
+def trained(experiment: str, point: Point, seed: int, out: Path) -> Path:
+    """The folder of a finished run."""
+    overrides = [f"seed={seed}", *(f"{key}={value}" for key, value in point.overrides.items())]
+    train(load_config(HERE / f"{experiment}.yaml", overrides), out, Silent(), resume=True)
+    return out
+
+
+def write_tables() -> None:
+    """``results/sweep/README.md`` from the JSON files beside it, and a plot of the runs that are on this machine."""
+    lines = [
+        "# Memory against AUC",
+        "",
+        "Made by `python experiments/sweep.py` (with RECSYS_EMB_DATA set). Test AUC, mean ± standard deviation over "
+        "the seeds, and the bytes served relative to the full table; settings were chosen on the validation split.",
+    ]
+    for experiment in EXPERIMENTS:
+        name = experiment.replace("/", "-")
+        results = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(f"{name}-*.json"))]
+        if not results:
+            continue
+        lines += ["", f"## {experiment}, seeds {', '.join(str(r['seed']) for r in results)}", ""]
+        lines += table([row for result in results for row in result["rows"]])
+        if (RESULTS / f"{name}.png").exists():
+            lines += ["", f"![AUC against bytes]({name}.png)"]
+    (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown: a line a method, a column a budget."""
+    budgets = sorted({r["budget"] for r in rows if r["budget"] is not None}, reverse=True)
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    lines = [
+        "| method | own size | " + " | ".join(f"1/{1 / b:g}" for b in budgets) + " |",
+        "|---|" + "---|" * (1 + len(budgets)),
+    ]
+    for method in methods:
+        cells = [
+            cell([r for r in rows if r["method"] == method and r["budget"] == budget]) for budget in (None, *budgets)
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def cell(rows: list[dict[str, Any]]) -> str:
+    """``AUC ± spread (ratio)`` of one method and budget."""
+    aucs = [r["auc"] for r in rows if "auc" in r]
+    if not aucs:
+        return "out of reach" if rows else "-"
+    spread = f" ± {stdev(aucs):.4f}" if len(aucs) > 1 else ""
+    return f"{mean(aucs):.4f}{spread} ({mean(r['ratio'] for r in rows):.3f})"
+
+
+def plot(experiment: str) -> None:
+    """The page and plot of ``recsys-emb compare`` over the runs of an experiment."""
+    name = experiment.replace("/", "-")
+    folders = sorted(p.parent for p in (RUNS / name).glob("*/*/report.json"))
+    if folders:
+        compare(folders, RUNS / f"{name}.html")
+        shutil.copyfile(RUNS / f"{name}.png", RESULTS / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
