@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from recsys_emb.embeddings.base import BackendConfig, backend_registry
 from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes
@@ -17,6 +26,15 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import read_yaml
 from recsys_emb.key_value import place
 from recsys_emb.models.base import ModelConfig, model_registry
+
+
+def _a_size(budget: Budget) -> Budget:
+    budget_bytes(budget, 1)
+    return budget
+
+
+GivenBudget = Annotated[Budget, AfterValidator(_a_size)]
+"""A budget of a YAML file; anything that is no size is refused when the file is read."""
 
 
 class _Section(BaseModel):
@@ -33,19 +51,11 @@ class EmbeddingConfig(_Section):
     """Which embedding method, and how much memory it may take when served."""
 
     backend: str = Field("full", description="one of `recsys-emb backends`")
-    budget: float | int | str | None = Field(
-        None, description="a ratio such as 0.1 or bytes such as 20MB; absent: unbounded"
-    )
+    budget: GivenBudget = Field(None, description="a ratio such as 0.1 or bytes such as 20MB; absent: unbounded")
     init_std: float = Field(0.01, gt=0, description="standard deviation of a vector's initial values")
     options: SerializeAsAny[BackendConfig] = Field(
         default_factory=BackendConfig, description="the backend's own options"
     )
-
-    @field_validator("budget", mode="after")
-    @classmethod
-    def _budget_is_a_size(cls, budget: Budget) -> Budget:
-        budget_bytes(budget, 1)
-        return budget
 
     @model_validator(mode="before")
     @classmethod

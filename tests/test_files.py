@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recsys_emb.errors import UserError
-from recsys_emb.files import read_json, read_json_lines, write_json, write_text
+from recsys_emb.files import read_json, read_json_lines, unused, write_json, write_text
 
 
 def test_what_is_written_reads_back_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -52,3 +52,9 @@ def test_json_lines_leave_out_a_half_written_end_and_name_a_broken_line(tmp_path
     path.write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
     with pytest.raises(UserError, match=r"a\.jsonl line 2: not valid JSON; delete that line"):
         read_json_lines(path)
+
+
+def test_a_name_that_is_taken_is_numbered(tmp_path: Path) -> None:
+    for name in ("v1.5", "v1.5-2", "v1.5-3"):
+        assert unused(tmp_path / "v1.5") == tmp_path / name
+        (tmp_path / name).mkdir()

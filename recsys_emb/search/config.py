@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recsys_emb.config import RunConfig, explain, load_config, parse_config
+from recsys_emb.config import GivenBudget, RunConfig, explain, load_config, parse_config
 from recsys_emb.data.store import EncodedDataset, open_dataset
-from recsys_emb.embeddings.budget import Budget, budget_bytes
+from recsys_emb.embeddings.budget import budget_bytes
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_yaml
 from recsys_emb.search.space import Keys, Space, Values, parse_space
@@ -33,7 +33,7 @@ class SearchConfig(BaseModel):
     mode: Literal["budget", "pareto"] = Field(
         "budget", description="budget: the best AUC within the bytes; pareto: AUC against bytes"
     )
-    budget: float | int | str | None = Field(
+    budget: GivenBudget = Field(
         None, description="a ratio to the base's full tables such as 0.1, or bytes such as 20MB; --budget goes before"
     )
     sampler: Literal["tpe", "random", "nsga2"] = "tpe"
@@ -51,12 +51,6 @@ class SearchConfig(BaseModel):
         0.001, ge=0, description="pareto: the winner is the smallest table within this much of the best AUC"
     )
     seed: int = Field(1, ge=0, description="of the sampler; the same seed gives the same study with one job")
-
-    @field_validator("budget", mode="after")
-    @classmethod
-    def _budget_is_a_size(cls, budget: Budget) -> Budget:
-        budget_bytes(budget, 1)
-        return budget
 
     @model_validator(mode="after")
     def _fits_together(self) -> SearchConfig:

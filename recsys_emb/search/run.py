@@ -16,6 +16,7 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial
 
 from recsys_emb.config import RunConfig
 from recsys_emb.errors import UserError
+from recsys_emb.files import unused
 from recsys_emb.search.baselines import baselines
 from recsys_emb.search.config import Search
 from recsys_emb.search.objective import (
@@ -202,9 +203,4 @@ def best_scored(search: Search, study: Study) -> list[FrozenTrial]:
 
 def default_out(path: Path) -> Path:
     """``runs/search-NAME``, numbered where it is taken."""
-    stem = f"search-{path.stem}"
-    number, out = 1, Path("runs") / stem
-    while out.exists():
-        number += 1
-        out = Path("runs") / f"{stem}-{number}"
-    return out
+    return unused(Path("runs") / f"search-{path.stem}")

@@ -17,6 +17,7 @@ from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpe
 from recsys_emb.embeddings.budget import budget_bytes, plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.errors import UserError
+from recsys_emb.files import unused
 from recsys_emb.models.base import CTRModel, model_registry
 from recsys_emb.report import run_page
 from recsys_emb.training import metrics, runtime
@@ -121,12 +122,8 @@ def _folder(config: RunConfig, out: Path, dataset: EncodedDataset, resume: bool)
 
 def default_out(config: RunConfig) -> Path:
     """``runs/MODEL-BACKEND-DATASET-SEED``, numbered where it is taken."""
-    stem = f"{config.model.name}-{config.embedding.backend}-{config.data.path.name}-{config.seed}"
-    number, path = 1, Path("runs") / stem
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{stem}-{number}"
-    return path
+    name = f"{config.model.name}-{config.embedding.backend}-{config.data.path.name}-{config.seed}"
+    return unused(Path("runs") / name)
 
 
 def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcomes: list[Outcome]) -> dict[str, Any]:
