@@ -7,6 +7,7 @@ optimizer state) lies with them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,9 +95,16 @@ class ShardedTable(EmbeddingTable):
 
 
 def shard(backend: EmbeddingBackend[Any], device: torch.device) -> EmbeddingBackend[Any]:
-    """Gives a backend made on the meta device its weights: this process's rows of its tables, and all of the rest.
+    """Gives a backend made on the meta device its weights: this process's rows of its tables, and all of the rest."""
+    return materialize(backend, device, lambda table: ShardedTable(table, device))
 
-    The weights are those that the backend would have got on one process, from the same random numbers: modules are
+
+def materialize(
+    backend: EmbeddingBackend[Any], device: torch.device, replace: Callable[[EmbeddingTable], EmbeddingTable]
+) -> EmbeddingBackend[Any]:
+    """Gives a backend made on the meta device other tables, and all that is not in tables its weights.
+
+    The weights are those that the backend would have got there at once, from the same random numbers: modules are
     filled in the order in which a backend registers them, which is that in which it makes them.
 
     Raises:
@@ -106,7 +114,7 @@ def shard(backend: EmbeddingBackend[Any], device: torch.device) -> EmbeddingBack
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if isinstance(module, EmbeddingTable) and module.weight.numel():
             parent, _, attribute = name.rpartition(".")
-            module = ShardedTable(module, device)
+            module = replace(module)
             setattr(backend.get_submodule(parent), attribute, module)
         elif any(tensor.is_meta for tensor in own):
             module.to_empty(device=device, recurse=False)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
+from recsys_emb.models.layers import BatchNorm
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 class World:
@@ -37,6 +39,10 @@ class World:
     ) -> EmbeddingBackend:
         """A backend with this process's part of its tables."""
         return backend(spec, config, device)
+
+    def adopt(self, model: M) -> M:
+        """Tells layers whose output depends on the whole batch that other processes hold parts of it."""
+        return model
 
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
         """Averages the gradients of parameters that every process has a copy of, in place."""
@@ -90,6 +96,12 @@ class Ranks(World):
             return backend(spec, config, device)
         return shard(backend(spec, config, "meta"), device)
 
+    def adopt(self, model: M) -> M:
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.total = _Total.apply
+        return model
+
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if not grads:
@@ -138,6 +150,22 @@ class Ranks(World):
         dist.barrier()
 
 
+class _Total(torch.autograd.Function):
+    """The sum over the processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.clone()
+        dist.all_reduce(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        out = grads[0].contiguous().clone()
+        dist.all_reduce(out)
+        return out
+
+
 def started_by_torchrun() -> bool:
     """Whether this process is one of several that torchrun started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -145,7 +173,10 @@ def started_by_torchrun() -> bool:
 
 @contextmanager
 def join(device: torch.device, shard_tables: bool) -> Iterator[World]:
-    """The world of this process: NCCL between CUDA devices, gloo between CPUs."""
+    """The world of this process: NCCL between CUDA devices, gloo between CPUs, or a group that was joined before."""
+    if dist.is_initialized():
+        yield Ranks(device, shard_tables)
+        return
     if not started_by_torchrun():
         yield World()
         return

@@ -6,7 +6,7 @@ precision, statistics and logits in float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Annotated, Literal
 
@@ -50,11 +50,32 @@ class Logit(Linear):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation in float32; a batch of fewer than two rows has no variance and uses the running one."""
+    """Batch normalisation in float32; a batch of fewer than two rows has no variance and uses the running one.
+
+    ``total`` sums a tensor over the processes that hold parts of a batch, with its gradient; None: one holds it all.
+    """
+
+    total: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.total is not None:
+            return self._over_processes(x.float(), self.total)
         stats = (self.running_mean, self.running_var, self.weight, self.bias)
         return F.batch_norm(x.float(), *stats, self.training and len(x) > 1, self.momentum or 0.0, self.eps)
+
+    def _over_processes(self, x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        """The same from sums over all processes' rows."""
+        rows = float(total(x.new_tensor(len(x))))
+        if rows > 1:
+            mean = total(x.sum(0)) / rows
+            var = total((x - mean).square().sum(0)) / rows
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum or 0.0)  # type: ignore[union-attr]
+                self.running_var.lerp_(var * (rows / (rows - 1)), self.momentum or 0.0)  # type: ignore[union-attr]
+        else:
+            mean, var = self.running_mean, self.running_var  # type: ignore[assignment]
+        out = (x - mean) * torch.rsqrt(var + self.eps)
+        return out if self.weight is None else out * self.weight + self.bias
 
 
 class Dice(nn.Module):

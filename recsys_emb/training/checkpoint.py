@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def load_model(model: torch.nn.Module, folder: Path) -> None:
     A table is read in pieces: the pages of a mapped file count as resident memory, and a whole one would double it.
     """
     file = folder / "model.safetensors"
-    own = model.state_dict()
+    own = dict(chain(model.named_parameters(), model.named_buffers()))  # a state_dict would collect sharded tables
     tensors = load_tensors(file)
     for name, target in own.items():
         stored = tensors.get(name)

@@ -121,7 +121,7 @@ class StageRunner:
         return model
 
     def _new(self) -> CTRModel:
-        return build_model(self.config.model, self.dataset.schema, self.first()).to(self.device)
+        return self.world.adopt(build_model(self.config.model, self.dataset.schema, self.first())).to(self.device)
 
     def _from(self, training: str) -> CTRModel:
         """The model as a training started."""
@@ -293,4 +293,4 @@ def stage_model(
     entry = read_json(run.path / "embedding.json")[stage]
     backend = backend_registry.get(entry["backend"])
     sized = backend.Config.model_validate(entry["config"])
-    return build_model(run.config.model, schema, world.build(backend, spec, sized, device)).to(device)
+    return world.adopt(build_model(run.config.model, schema, world.build(backend, spec, sized, device))).to(device)

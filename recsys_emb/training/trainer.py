@@ -233,9 +233,9 @@ class Trainer:
     def _set_random_state(self, state: dict[str, Tensor]) -> None:
         """Continues the random numbers of this process; one that is new keeps those it has."""
         if self.world.rank < len(state["random_state"]):
-            torch.set_rng_state(state["random_state"][self.world.rank])
+            torch.set_rng_state(state["random_state"][self.world.rank].clone())  # it takes no views
             if self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["random_state_cuda"][self.world.rank], self.device)
+                torch.cuda.set_rng_state(state["random_state_cuda"][self.world.rank].clone(), self.device)
 
     def resume(self) -> None:
         """Continues from the newest checkpoint, if there is one."""
