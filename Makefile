@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install demo test stress bench peers experiments readme lint clean
+.PHONY: help install demo test stress bench peers experiments notebooks readme lint clean
 
 help:
 	@echo "make demo          install into $(VENV), make synthetic data, train, report (CUDA=1: CUDA builds)"
@@ -12,6 +12,7 @@ help:
 	@echo "make stress        the slow and large tests"
 	@echo "make experiments   train what experiments/ lists and write experiments/results/ (RECSYS_EMB_DATA: the data)"
 	@echo "make bench         speed and memory, written to benchmarks/results/ (PEERS=1: beside FuxiCTR and DeepCTR-Torch)"
+	@echo "make notebooks     execute notebooks/ and keep their outputs"
 	@echo "make readme        the generated tables of README.md"
 	@echo "make lint          ruff and mypy"
 
@@ -66,6 +67,9 @@ peers: .venv-peers/.installed
 
 experiments: install
 	$(BIN)/python experiments/run.py
+
+notebooks: install
+	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 readme: install
 	$(BIN)/python tests/test_readme.py

@@ -40,7 +40,7 @@ def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
         if complete:
             numbers, best = [row["number"] for row in complete], accumulate((row["auc"] for row in complete), max)
             ax.step(numbers, list(best), where="post", color=INK, linewidth=1, label="best so far")
-        for state, marker in (("infeasible", "|"), ("failed", "X")):
+        for state, marker in (("infeasible", "v"), ("failed", "X")):
             numbers = [row["number"] for row in rows if row["state"] == state]
             if numbers:
                 floor = ax.get_xaxis_transform()
