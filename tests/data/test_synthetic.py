@@ -206,6 +206,19 @@ def test_only_signal_fields_act_on_the_click() -> None:
         assert _target_mean_auc(rows, f) == pytest.approx(0.5, abs=0.012)
 
 
+def test_the_click_probability_is_a_table_of_the_signal_fields() -> None:
+    """The same for equal ids of C1 and C2, whatever the other 24 fields hold; and so is the Bayes AUC."""
+    rows = PlantedModel(1, 100, 0.0, 0, 0.0, 2).rows(0, 50_000)
+    sizes = scale_cardinalities(100)
+    table = np.full(sizes[:2], np.nan)
+    table[rows.ids[0], rows.ids[1]] = rows.logit
+    looked_up = table[rows.ids[0], rows.ids[1]]
+    assert (looked_up == rows.logit).all()
+    assert len(np.unique(looked_up)) == sizes[0] * sizes[1]
+    assert all(len(np.unique(ids)) == size for ids, size in zip(rows.ids, sizes))  # noise fields hold ids all the same
+    assert roc_auc_score(rows.labels, looked_up) == pytest.approx(0.8, abs=0.01)
+
+
 def test_importance_falls_with_the_rank(rows) -> None:
     every = [_target_mean_auc(rows, f) for f in range(26)]
     assert np.mean(every[:5]) > np.mean(every[10:15]) + 0.005
