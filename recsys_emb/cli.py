@@ -41,6 +41,7 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     _mount_data()
     _mount_search()
+    _mount_plan()
     try:
         code = app(arguments, standalone_mode=False)
     except Exception as error:
@@ -80,6 +81,12 @@ def _mount_search() -> None:
     app.command()(search)
 
 
+def _mount_plan() -> None:
+    from recsys_emb.distributed.cli import plan
+
+    app.command()(plan)
+
+
 def _explain(error: Exception) -> int:
     if isinstance(error, UserError):
         return _complain(str(error), 2)
@@ -91,7 +98,10 @@ def _explain(error: Exception) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"recsys-emb: {message}", file=sys.stderr)
+    from recsys_emb.distributed.launch import rank, started_by_torchrun
+
+    who = f"rank {rank()}: " if started_by_torchrun() else ""
+    print(f"recsys-emb: {who}{message}", file=sys.stderr)
     return code
 
 
@@ -110,8 +120,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model as a YAML file says and write a run folder."""
+    """Train a model as a YAML file says and write a run folder.
+
+    `torchrun --nproc-per-node 2 -m recsys_emb train CONFIG --out RUN` does it on two processes.
+    """
     from recsys_emb.config import load_config
+    from recsys_emb.distributed.launch import rank, started_by_torchrun
     from recsys_emb.report import run_table
     from recsys_emb.training.run import default_out
     from recsys_emb.training.run import train as run_training
@@ -120,10 +134,14 @@ def train(
         raise UserError("--resume: name the run to continue with --out RUN")
     if resume and out is not None and not (out / "config.yaml").is_file():
         raise UserError(f"--resume: {out} holds no run to continue; leave out --resume to start one there")
+    if out is None and started_by_torchrun():
+        raise UserError("--out: name the run folder, so that all processes agree on it")
     parsed = load_config(config, overrides)
     folder = out or default_out(parsed)
-    with _reporter(f"{parsed.model.name} {parsed.embedding.backend}", as_json) as reporter:
+    with _reporter(f"{parsed.model.name} {parsed.embedding.backend}", as_json or rank() > 0) as reporter:
         report = run_training(parsed, folder, reporter, resume)
+    if rank() > 0:
+        return
     if as_json:
         _print_json({"run": str(folder), **report})
     else:

@@ -27,6 +27,7 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.sharding.rw_sequence_sharding import RwSequenceEmbeddingSharding
 from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingType
 
+from recsys_emb.distributed.launch import local_size
 from recsys_emb.errors import UserError
 
 Held = Callable[[Tensor], Tensor]
@@ -139,8 +140,7 @@ def _world() -> dist.ProcessGroup:
 
 
 def _topology(device: torch.device) -> Topology:
-    world = dist.get_world_size()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    world, local = dist.get_world_size(), local_size()
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local
     on_card = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     return Topology(world, device.type, hbm_cap=on_card, ddr_cap=host, local_world_size=local)

@@ -7,7 +7,6 @@ averaged, as DistributedDataParallel and TorchRec do.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from recsys_emb.distributed.launch import started_by_torchrun
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.models.layers import BatchNorm
 
@@ -164,11 +164,6 @@ class _Total(torch.autograd.Function):
         out = grads[0].contiguous().clone()
         dist.all_reduce(out)
         return out
-
-
-def started_by_torchrun() -> bool:
-    """Whether this process is one of several that torchrun started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager

@@ -14,16 +14,19 @@ from typing import Any
 
 import torch
 
+from recsys_emb.distributed.launch import local_rank, started_by_torchrun
 from recsys_emb.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def pick_device(wanted: str) -> torch.device:
-    """``auto`` is CUDA where there is one. UserError when CUDA is asked for and absent."""
+    """``auto`` is CUDA where there is one, for each process on a machine another. UserError when there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda was asked for, but torch sees no CUDA device; allowed here: auto, cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank()) if started_by_torchrun() else torch.device("cuda")
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
