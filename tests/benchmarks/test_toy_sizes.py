@@ -1,0 +1,113 @@
+"""Every benchmark runs at toy size and writes its result and its table. Nothing is said about times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import backends, data, predict, scale, training
+from benchmarks._peer import PYTHON
+
+SMALL = ["--rounds", "2", "--batch-size", "64"]
+needs_peers = pytest.mark.skipif(not PYTHON.is_file(), reason="no .venv-peers; `make peers` installs it")
+
+
+def run(main: Callable[[list[str]], None], out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """The result and the table."""
+    main([*arguments, "--out", str(out)])
+    result = json.loads(out.read_text())
+    text = out.with_suffix(".md").read_text()
+    assert " ".join(arguments) in result["command"]
+    assert str(out) not in result["command"]
+    assert result["command"] in text
+    assert result["machine"]["processor"] in text
+    return result, text
+
+
+def ordered(spread: dict[str, float]) -> bool:
+    return 0 < spread["min"] <= spread["median"] <= spread["max"]
+
+
+def test_training_times_every_size_with_every_optimizer(tmp_path: Path) -> None:
+    arguments = ["--ids", "2000", "5000", "--steps", "2", *SMALL]
+    result, text = run(training.main, tmp_path / "t.json", *arguments)
+    assert [(r["ids"], r["optimizer"]) for r in result["rows"]] == [
+        (2000, "adam"),
+        (2000, "rowwise_adagrad"),
+        (5000, "adam"),
+        (5000, "rowwise_adagrad"),
+    ]
+    assert all(ordered(r["step_ms"]) for r in result["rows"])
+    assert [r["ratio_to_first"] for r in result["rows"][:2]] == [1, 1]
+    assert "| 5,000 | rowwise_adagrad |" in text
+
+
+def test_a_profile_names_stages_and_operations(capsys: pytest.CaptureFixture[str]) -> None:
+    training.main(["--model", "din", "--steps", "2", "--profile", *SMALL])
+    out = capsys.readouterr().out
+    for stage in ("data", "embedding", "dense forward", "backward", "update"):
+        assert f"| {stage} |" in out
+    assert "| `aten::addmm` |" in out
+
+
+@pytest.mark.stress
+@needs_peers
+@pytest.mark.parametrize(("model", "peer"), [("deepfm", "fuxictr"), ("din", "fuxictr"), ("din", "deepctr")])
+def test_a_peer_trains_the_same_rows(model: str, peer: str, tmp_path: Path) -> None:
+    arguments = ["--model", model, "--ids", "2000", "--steps", "2", "--peer", peer, *SMALL]
+    result, text = run(training.main, tmp_path / "t.json", *arguments)
+    assert [(r["peer"], r["tuned"]) for r in result["peers"]] == [(peer, False), (peer, True)]
+    assert all(r["speedup"] == r["step_ms"]["median"] / r["our_step_ms"]["median"] for r in result["peers"])
+    assert f"| {peer} | tuned |" in text
+
+
+def test_backends_are_compared_with_full(tmp_path: Path) -> None:
+    arguments = ["--backends", "hash", "optembed", "--ids", "20000", "--memory-ids", "5000", "--steps", "1"]
+    result, text = run(backends.main, tmp_path / "b.json", *arguments, "--requests", "3", *SMALL)
+    assert [r["backend"] for r in result["rows"]] == ["full", "hash", "optembed"]
+    assert [r["goal"] for r in result["rows"]] == [1.3, 1.3, 1.5]
+    assert result["rows"][0]["ratio"] == 1
+    for row in result["rows"]:
+        assert ordered(row["step_ms"])
+        assert 0 < row["request_ms"]["p50"] <= row["request_ms"]["p99"]
+        assert row["memory"]["planned_bytes"] > 0
+    full, hashed, _ = (r["memory"]["planned_bytes"] for r in result["rows"])
+    assert hashed < full
+    assert "| hash |" in text
+
+
+def test_a_method_that_cannot_reach_the_budget_is_named(tmp_path: Path) -> None:
+    arguments = ["--backends", "low_rank", "--ids", "2000", "--memory-ids", "0", "--budget", "0.0001", "--steps", "1"]
+    result, text = run(backends.main, tmp_path / "b.json", *arguments, "--requests", "3", *SMALL)
+    assert "cannot fit" in result["rows"][1]["error"]
+    assert "cannot fit" in text
+
+
+def test_preparation_counts_rows(tmp_path: Path) -> None:
+    result, text = run(data.main, tmp_path / "d.json", "--rows", "2000", "--ids", "1000", "--rounds", "1")
+    (row,) = result["rows"]
+    assert row["rows_per_second"] == 2000 / row["seconds"]["median"]
+    assert result["peak_rss_bytes"]["max"] > 0
+    assert "| recsys_emb |" in text
+
+
+def test_predictions_of_prepared_rows_raw_rows_and_requests(tmp_path: Path) -> None:
+    arguments = ["--rows", "2000", "--ids", "1000", "--requests", "3", *SMALL]
+    result, text = run(predict.main, tmp_path / "p.json", *arguments)
+    assert [r["way"] for r in result["measured"]] == ["prepared rows", "raw file"]
+    assert all(ordered(r["row_us"]) for r in result["measured"])
+    assert 0 < result["request_ms"]["p50"] <= result["request_ms"]["p99"]
+    assert "| raw file |" in text
+
+
+def test_memory_of_a_run_and_an_auc(tmp_path: Path) -> None:
+    arguments = ["--ids", "2000", "--optimizers", "adam", "--steps", "2", "--auc-rows", "1000", *SMALL]
+    result, text = run(scale.main, tmp_path / "s.json", *arguments)
+    (row,) = result["rows"]
+    assert row["training_bytes"] > 2000 * 17 * 4 * 3  # weights, two moments
+    assert ordered(result["auc_seconds"])
+    assert "AUC of 1,000 predictions" in text
