@@ -54,6 +54,7 @@ class RowExchange:
     """
 
     def __init__(self, rows: int, dim: int, held: Held, device: torch.device) -> None:
+        self.rows = rows
         collection = EmbeddingCollection(
             [EmbeddingConfig(name=NAME, num_embeddings=rows, embedding_dim=dim, feature_names=[NAME])],
             device=torch.device("meta"),

@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from recsys_emb.config import parse_config
+from recsys_emb.distributed.exchange import RowExchange
 from recsys_emb.errors import UserError
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import train
@@ -74,9 +75,25 @@ def _rank(rank: int, processes: int, runs: Sequence[Run], folder: str) -> None:
     quiet_torch()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=processes)
+    asked = _count_asked(rank, processes)
     for run in runs:
-        seen = one_run(run)
+        asked.clear()
+        seen = {**one_run(run), "asked": sum(asked)}
         if rank == 0:
             (run.out / "seen.json").write_text(json.dumps(seen))
         dist.barrier()
     dist.destroy_process_group()
+
+
+def _count_asked(rank: int, processes: int) -> list[int]:
+    """How many rows every training lookup asks of other processes, from now on."""
+    asked: list[int] = []
+    original = RowExchange.__call__
+
+    def counting(self: RowExchange, rows: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            asked.append(int((rows // (self.rows // processes) != rank).sum()))
+        return original(self, rows)
+
+    RowExchange.__call__ = counting  # type: ignore[method-assign]
+    return asked

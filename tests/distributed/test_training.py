@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from recsys_emb import list_backends
+from recsys_emb.config import parse_config
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
+from recsys_emb.distributed.plan import plan_run
 from recsys_emb.serving import write_artifact
 from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.run_dir import load_run
@@ -185,13 +187,18 @@ def test_figures_and_artifact_are_the_same(folder: Path, tmp_path: Path) -> None
             torch.testing.assert_close(others[name], arrays[name], rtol=1e-3, atol=1e-4)
 
 
-def test_state_is_split_not_copied(folder: Path) -> None:
-    one, two = (seen(folder / f"{w}-full")["report"] for w in (1, 2))
-    rows = sum(t["rows"] for t in one["tables"])
-    dense = one["parameters"] - 5 * rows
-    # A row: 5 floats, two moments of each, its last step. Weights and moments of the rest on every process.
-    assert two["training_bytes"] - one["training_bytes"] == pytest.approx(3 * 4 * dense, rel=0.05)
-    assert one["training_bytes"] > rows * (3 * 5 + 1) * 4
+@pytest.mark.parametrize("case", ["full", "mixed_dim", "multi_hash", "rowwise_adagrad"])
+def test_plan_says_what_two_processes_take(folder: Path, prepared: Path, histories: Path, case: str) -> None:
+    made = plan_run(parse_config(cases(prepared, histories)[case]), devices=2, memory=10**9)
+    two = seen(folder / f"2-{case}")
+    per_device = made["bytes_per_device"]
+    tables = per_device["table_weights"] + per_device["table_optimizer"]
+    # Weights and state of both; Adam's step counters and the uneven last row are not in the plan.
+    dense = per_device["other_weights"] // 2 + per_device["other_optimizer"]  # other_weights counts gradients, too
+    assert 2 * (tables + dense) == pytest.approx(two["report"]["training_bytes"], rel=0.03)
+    # The plan looks at one device's part of the first batch, the run counts all its lookups.
+    planned = made["sent_per_step"]["ids"] / 8
+    assert planned == pytest.approx(two["asked"] / 12, rel=0.1)
 
 
 def test_random_widths_train_too(folder: Path) -> None:

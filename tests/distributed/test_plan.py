@@ -1,0 +1,153 @@
+"""What a run would take: against figures by hand; test_training.py compares with runs of two processes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recsys_emb import cli
+from recsys_emb.config import RunConfig, parse_config
+from recsys_emb.distributed.plan import MACHINES, Load, Machine, Table, plan_run
+
+
+def config(data: Path, **embedding: Any) -> RunConfig:
+    return parse_config(
+        {
+            "data": {"path": str(data)},
+            "model": {"name": "dcnv2", "embedding_dim": 16, "hidden": [32]},
+            "embedding": embedding,
+            "training": {"batch_size": 1024},
+        }
+    )
+
+
+LOAD = Load(
+    # Adam: two moments of 4 floats and a step; two lookups of a batch's row, half of them different.
+    tables=[Table("big", rows=101, dim=4, state_bytes=36, looked=2.0, distinct=1.0)],
+    batch=20,
+    copied_bytes=1000,
+    copied_state_bytes=2000,
+    averaged_bytes=900,
+    activation_bytes=50.0,
+    flops=1e6,
+)
+
+
+def test_memory_by_hand() -> None:
+    assert LOAD.per_device(2) == {
+        "table_weights": 51 * 16,
+        "table_optimizer": 51 * 36,
+        "other_weights": 1900,
+        "other_optimizer": 2000,
+        "activations": 50 * 10 + 2 * (20 + 10) * 16,  # 10 rows of the batch: 20 vectors, 10 different rows
+        "total": 51 * 52 + 3900 + 500 + 960,
+    }
+
+
+def test_bytes_sent_by_hand() -> None:
+    # 5 rows of the batch ask for 5 different rows, three quarters of them elsewhere.
+    sent = LOAD.sent(4)
+    assert sent == {"ids": 30, "rows": 60, "gradients": 60, "other_gradients": 1350, "total": 1500}
+    assert LOAD.sent(1)["total"] == 0
+
+
+def test_no_more_different_rows_than_there_are() -> None:
+    assert LOAD.tables[0].asked(1000) == 101
+
+
+def test_times_by_hand() -> None:
+    machine = Machine(memory=1e3, within_host=100.0, between_hosts=10.0, flops=1e6, per_host=4)
+    seconds = LOAD.seconds(4, machine)
+    assert seconds["exchange"] == pytest.approx(1.5)
+    assert seconds["other_gradients"] == pytest.approx(13.5)
+    assert seconds["dense"] == pytest.approx(5 * (3 + 0.1))
+    assert seconds["tables"] == pytest.approx((2 * 5 * 52 + 2 * 10 * 16) / 1e3)
+    assert LOAD.seconds(8, machine)["exchange"] > seconds["exchange"]  # over the slower network
+
+
+def test_the_least_devices_are_the_least() -> None:
+    for memory in (6000, 7000, 9000):
+        least = LOAD.least_devices(memory)
+        assert least is not None
+        assert LOAD.per_device(least)["total"] <= 0.9 * memory
+        assert least == 1 or LOAD.per_device(least - 1)["total"] > 0.9 * memory
+    assert LOAD.least_devices(3000) is None
+
+
+def test_criteo_1tb_without_its_tables(prepared: Path) -> None:
+    made = plan_run(config(prepared), devices=8, memory=80 * 10**9, ids={"": 34_000_000, "C1": 10})
+    ids = 25 * 34_000_000 + 10
+    (table,) = made["tables"]
+    assert (table["rows"], table["dim"]) == (ids, 16)
+    assert made["ids"] == ids
+    assert made["full_bytes"] == made["serving_bytes"] == ids * 64
+    assert table["bytes_per_device"] == -(-ids // 8) * (64 + 128 + 4)
+    assert made["fits"]
+    assert made["least_devices"] == 3  # 167 GB over 72 usable ones
+    # Random ids of 34 million hardly repeat: 25 fields of 128 rows, and 10 ids of the small one.
+    assert made["sent_per_step"]["ids"] == pytest.approx(8 * 7 / 8 * (25 * 128 + 10), rel=0.01)
+    assert made["slowest"] == max(made["seconds"], key=made["seconds"].get)
+    by_name = {b["backend"]: b for b in made["backends"]}
+    assert by_name["hash"]["least_devices"] == 1
+    assert by_name["full"]["bytes_per_device"] == made["bytes_per_device"]["total"]
+
+
+def test_a_budget_that_a_backend_cannot_reach_is_said(prepared: Path) -> None:
+    made = plan_run(config(prepared, backend="hash", budget=0.1), devices=2, memory=10**9)
+    by_name = {b["backend"]: b for b in made["backends"]}
+    assert "full cannot fit" in by_name["full"]["problem"]
+    assert by_name["hash"]["serving_bytes"] == made["serving_bytes"] <= 0.1 * made["full_bytes"]
+
+
+def test_faster_networks_are_for_one_host() -> None:
+    cuda = MACHINES["cuda"]
+    assert cuda.network(8) == cuda.within_host > cuda.network(9) == cuda.between_hosts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ids-per-field", "C99=5"], "--ids-per-field: no vocabulary 'C99'; allowed: C1, C2"),
+        (["--ids-per-field", "C1=0"], "--ids-per-field: 'C1=0'; expected N or VOCABULARY=N with N of 1 or more"),
+        (["--device-memory", "lots"], "--device-memory: 'lots' is not a size; allowed: bytes such as 80000000000 or"),
+        (["--set", "training.embedding_optimizer=dense_adam"], "training.embedding_optimizer: dense_adam keeps whole"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"data": {"path": str(prepared)}, "model": {"name": "fm"}}))
+    monkeypatch.setattr(sys, "argv", ["recsys-emb", "plan", str(file), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_command(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"data": {"path": str(prepared)}, "model": {"name": "fm"}}))
+    command = ["recsys-emb", "plan", str(file), "--world-size", "2", "--device-memory", "1MB"]
+    for arguments in (command, [*command, "--json"]):
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+    text, _, made = capsys.readouterr().out.rstrip().rpartition("\n")
+    assert json.loads(made)["devices"] == 2
+    assert "fits on" in " ".join(text.split()) or "DOES NOT FIT on" in " ".join(text.split())
