@@ -1,0 +1,69 @@
+"""`recsys-emb search` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from recsys_emb import cli
+from recsys_emb.config import load_config
+from tests.search.conftest import RATE, search_file
+
+
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple:
+    monkeypatch.setattr(sys, "argv", ["recsys-emb", "search", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    out = capsys.readouterr()
+    return left.value.code, out.out, out.err
+
+
+def test_a_search_from_start_to_a_config_to_train(capsys, monkeypatch, prepared: Path, tmp_path: Path) -> None:
+    path, out = search_file(prepared, tmp_path, space=RATE, baselines=["uniform"]), tmp_path / "out"
+    given = (str(path), "--trials", "1", "--out", str(out), "--set", "training.epochs=1")
+    code, _, err = command(capsys, monkeypatch, *given, "--budget", "30KB")
+    assert code == 0
+    assert err.splitlines()[0].startswith("uniform: valid AUC 0.")
+    assert err.splitlines()[1].startswith("trial 0: ")
+
+    code, text, err = command(capsys, monkeypatch, *given, "--budget", "20KB", "--resume")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "(its budget_bytes differs)" in err
+    code, text, err = command(capsys, monkeypatch, *given, "--budget", "30KB", "--resume", "--json")
+    assert (code, err) == (0, "")
+    summary = json.loads(text)
+    assert summary["budget_bytes"] == 30_000
+    assert load_config(out / "best.yaml").training.epochs == 1
+
+    code, text, _ = command(capsys, monkeypatch, *given, "--budget", "30KB", "--resume")
+    assert code == 0
+    assert f"{summary['winner']['test']['auc']:.5f}" in text
+    assert f"recsys-emb train {out}/best.yaml" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.yaml", "--trials", "1"], "search none.yaml: No such file"),
+        (["SEARCH"], "Missing option '--trials'"),
+        (["SEARCH", "--trials", "0"], "--trials"),
+        (["SEARCH", "--trials", "1", "--resume"], "--resume: name the search to continue with --out DIR"),
+        (["SEARCH", "--trials", "1", "--resume", "--out", "TMP/none"], "holds no search to continue"),
+        (["SEARCH", "--trials", "1", "--budget", "lots"], "'lots' is not a size"),
+        (["SEARCH", "--trials", "1", "--out", "TMP"], "exists already"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(
+    capsys, monkeypatch, prepared: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    path = search_file(prepared, tmp_path, space=RATE)
+    filled = [a.replace("SEARCH", str(path)).replace("TMP", str(tmp_path)) for a in arguments]
+    code, _, err = command(capsys, monkeypatch, *filled)
+    assert code == 2
+    assert err.startswith("recsys-emb: ")
+    assert err.count("\n") == 1
+    assert message in err

@@ -1,0 +1,273 @@
+"""Whole searches on tiny runs: what a trial leaves, resuming, duplicates, processes, mistakes."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import polars as pl
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from recsys_emb.config import load_config
+from recsys_emb.errors import UserError
+from recsys_emb.search import study as studying
+from recsys_emb.search.config import Search
+from recsys_emb.search.objective import TrialReporter, quiet_optuna
+from recsys_emb.search.run import run_search
+from recsys_emb.search.terminal import notes, quiet
+from recsys_emb.training.progress import Silent
+from recsys_emb.training.run_dir import load_run
+from recsys_emb.training.trainer import Progress
+from tests.search.conftest import RATE, WIDTHS, MakeSearch
+
+
+def run(search: Search, out: Path, trials: int, reporter: Any = None, **more: Any) -> dict[str, Any]:
+    return run_search(search, out, trials, reporter or Silent(), quiet, **more)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return pl.read_parquet(out / "trials.parquet").to_dicts()
+
+
+def study_of(out: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(out / "journal.log")))
+    return optuna.load_study(study_name="search", storage=storage)
+
+
+def drawn(out: Path) -> list[tuple[Any, ...]]:
+    """What a study is, without its times."""
+    return [(t.number, t.state, t.values, t.params, t.user_attrs["outcome"]) for t in study_of(out).trials]
+
+
+class Stops(Silent):
+    """Raises at a step, counted over all trainings."""
+
+    def __init__(self, at: int, error: BaseException) -> None:
+        self.at, self.error = at, error
+
+    def step(self, progress: Progress, steps: int, loss: float) -> None:
+        self.at -= 1
+        if self.at == 0:
+            raise self.error
+
+
+def test_a_search_under_a_budget(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search(
+        "embedding.backend=field_dim",
+        budget="0.4",
+        space=WIDTHS | RATE,
+        baselines=["full", "uniform"],
+        sampler="random",
+    )
+    out = tmp_path / "out"
+    summary = run(search, out, 4)
+    assert summary == json.loads((out / "search.json").read_text())
+    found = rows(out)
+    trials = [r for r in found if r["enqueued"] is None]
+    complete = [r for r in found if r["state"] == "complete"]
+    infeasible = [r for r in found if r["state"] == "infeasible"]
+
+    assert sum(r["state"] == "complete" for r in trials) == 4
+    for row in complete:
+        figures = [m["auc"] for m in load_run(out / row["run"]).metrics() if m["event"] == "eval"]
+        assert row["auc"] == max(figures)
+        assert row["serving_bytes"] <= search.budget
+    assert infeasible
+    assert {p.name for p in (out / "trials").iterdir()} == {f"{r['number']:04d}" for r in trials if r["auc"]}
+    assert all(r["auc"] is None and r["serving_bytes"] > search.budget for r in infeasible)
+    full, uniform = (next(r for r in found if r["enqueued"] == name) for name in ("full", "uniform"))
+    assert full["state"] == "infeasible"
+    assert full["serving_bytes"] == search.full_bytes
+    assert uniform["serving_bytes"] == search.budget  # 1 of 4 columns, and the first-order one in both
+
+    winner = next(r for r in found if r["winner"])
+    assert winner["auc"] == max(r["auc"] for r in complete)
+    tested = {r["run"] for r in complete if (out / r["run"] / "DONE").exists()}
+    assert tested == {winner["run"], uniform["run"]}
+    best = load_config(out / "best.yaml")
+    assert best == load_run(out / winner["run"]).config
+    report = load_run(out / winner["run"]).report
+    assert summary["winner"]["test"]["auc"] == report["auc"]
+    assert summary["winner"]["serving_bytes"] == report["serving_bytes"]
+    assert summary["winner"]["widths"].keys() == search.dataset.schema.vocabularies.keys()
+    assert (out / "report.html").is_file()
+    assert any("no trial beat" in note for note in notes(summary)) == bool(winner["enqueued"])
+
+
+def test_same_seed_same_study_also_when_stopped(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search("training.epochs=1", space=RATE, baselines=[])
+    whole, other, stopped = (tmp_path / n for n in ("whole", "other", "stopped"))
+    run(search, whole, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(search, stopped, 3, Stops(7, KeyboardInterrupt()))  # in the second trial
+    assert [t.state for t in study_of(stopped).trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    with open(stopped / "journal.log", "a") as file:
+        file.write('{"op_code": 4, "work')  # a line that was being written
+    first = (stopped / "trials/0000/metrics.jsonl").stat().st_mtime_ns
+    run(search, stopped, 3, resume=True)
+    assert drawn(stopped) == drawn(whole)
+    assert (stopped / "trials/0000/metrics.jsonl").stat().st_mtime_ns == first  # nothing finished was done again
+
+    again = rows(stopped)
+    run(search, stopped, 3, Stops(1, AssertionError("trained again")), resume=True)
+    assert rows(stopped) == again
+    run(make_search("training.epochs=1", space=RATE, seed=2), other, 1)
+    assert drawn(other)[0] != drawn(whole)[0]
+
+
+def test_a_full_disk_ends_in_one_line_and_continues(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search("training.epochs=1", space=RATE)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left on device; nothing finished is lost") as error:
+        run(search, tmp_path / "out", 2, Stops(7, full))
+    assert error.value.errno == errno.ENOSPC
+    run(search, tmp_path / "out", 2, resume=True)
+    assert [r["state"] for r in rows(tmp_path / "out")] == ["complete", "complete"]
+
+
+def test_crashed_trials_fail_and_duplicates_are_not_trained(
+    make_search: MakeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studying, "PATIENCE", 4)
+    space = {"training.learning_rate": {"choices": [0.01, 1e30]}}
+    out = tmp_path / "out"
+    summary = run(make_search("training.epochs=1", space=space, sampler="random"), out, 50)
+    found = rows(out)
+    by_state = {s: [r for r in found if r["state"] == s] for s in ("complete", "failed", "duplicate")}
+    assert len(by_state["complete"]) == len(by_state["failed"]) == 1
+    assert len(list((out / "trials").iterdir())) == 2
+    assert "diverged" in by_state["failed"][0]["message"]
+    assert by_state["failed"][0]["auc"] is None
+    assert len(by_state["duplicate"]) >= 4
+    for row in by_state["duplicate"]:
+        original = next(r for r in found if row["message"] == f"the same as trial {r['number']}")
+        assert (row["run"], row["auc"]) == (original["run"], original["auc"])
+    assert summary["winner"]["number"] == by_state["complete"][0]["number"]
+    failed = study_of(out).trials[by_state["failed"][0]["number"]]
+    assert failed.state == TrialState.FAIL
+    assert failed.values is None
+
+
+def test_pruned_trials_report_at_every_evaluation(make_search: MakeSearch, tmp_path: Path) -> None:
+    space = {"training.learning_rate": {"float": [1e-9, 0.05], "log": True}}
+    search = make_search("training.eval_every=2", space=space, pruner="halving", sampler="random", seed=3)
+    out = tmp_path / "out"
+    run(search, out, 5)
+    pruned = [r for r in rows(out) if r["state"] == "pruned"]
+    assert pruned
+    for row in pruned:
+        trial = study_of(out).trials[row["number"]]
+        evaluations = [m for m in load_run(out / row["run"]).metrics() if m["event"] == "eval"]
+        assert list(trial.intermediate_values.values())[: len(evaluations)] == [m["auc"] for m in evaluations]
+        assert row["auc"] == trial.intermediate_values[trial.last_step]
+        assert not (out / row["run"] / "checkpoints").exists()
+
+
+def test_a_continued_trial_reports_no_evaluation_twice() -> None:
+    with quiet_optuna():
+        study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
+        study.add_trial(optuna.create_trial(value=0.8, intermediate_values={512: 0.7, 1024: 0.8}))
+        trial = study.ask()
+        trial.report(0.75, 512)
+        reporter = TrialReporter(trial, Silent(), prunes=True)
+        reporter.evaluation(Progress(samples=512), {"auc": 0.1}, False)
+        assert study.trials[1].intermediate_values == {512: 0.75}
+        with pytest.raises(optuna.TrialPruned, match=r"AUC 0\.30000 after 1,024 rows"):
+            TrialReporter(study.ask(), Silent(), prunes=True).evaluation(Progress(samples=1024), {"auc": 0.3}, False)
+
+
+def test_pareto_with_nsga2(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search(
+        "embedding.backend=field_dim", "training.epochs=1", space=WIDTHS, mode="pareto", sampler="nsga2"
+    )
+    out = tmp_path / "out"
+    summary = run(search, out, 4)
+    found = [r for r in rows(out) if r["state"] == "complete"]
+    beaten = [
+        any(
+            o["auc"] >= r["auc"] and o["serving_bytes"] <= r["serving_bytes"] and o["number"] != r["number"]
+            for o in found
+        )
+        for r in found
+    ]
+    assert [r["pareto"] for r in found] == [not b for b in beaten]
+    assert [t.values for t in study_of(out).trials] == [[r["auc"], r["serving_bytes"]] for r in found]
+    assert summary["hypervolume"] > 0
+
+
+def test_supernet_scores_then_trains_the_best(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search(
+        "embedding.backend=field_dim",
+        "training.epochs=1",
+        budget="0.6",
+        space=WIDTHS,
+        scoring="supernet",
+        retrain=3,
+        baselines=["uniform_widths"],
+    )
+    out = tmp_path / "out"
+    summary = run(search, out, 8)
+    candidates = pl.read_parquet(out / "candidates.parquet").to_dicts()
+    scored = [c for c in candidates if c["state"] == "complete"]
+    assert sum(c["enqueued"] is None for c in scored) == 8
+    assert not (out / "trials").exists()
+    best = sorted(scored, key=lambda c: -c["score"])[:3]
+    trained = rows(out)
+    retrained = {r["number"]: r for r in trained if r["number"] is not None}
+    assert {n: r["score"] for n, r in retrained.items()} == {c["number"]: c["score"] for c in best}
+    assert summary["correlation"]["n"] == sum(r["state"] == "complete" for r in retrained.values())
+    assert [r["enqueued"] for r in trained if r["number"] is None] == ["uniform_widths"]
+    assert summary["winner"]["valid_auc"] == max(r["auc"] for r in trained)
+
+
+def test_two_processes_on_one_study(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search("training.epochs=1", space=RATE, sampler="random")
+    url = f"sqlite:///{tmp_path}/studies.db"
+    out = tmp_path / "out"
+    run(search, out, 4, jobs=2, storage=url, name="both")
+    found = rows(out)
+    assert [r["state"] for r in found] == ["complete"] * 4
+    assert len({r["run"] for r in found}) == 4
+    study = optuna.load_study(study_name="both", storage=url)
+    assert [t.number for t in study.trials] == [0, 1, 2, 3]
+    alone = tmp_path / "alone"
+    run(search, alone, 4)  # a trial's seed is its number, so random draws are the same however many draw
+    assert [t.params for t in study.trials] == [t.params for t in study_of(alone).trials]
+    with pytest.raises(UserError, match=r"--study both: exists in sqlite:.*; continue it with --resume"):
+        run(search, tmp_path / "third", 4, storage=url, name="both")
+
+
+def test_mistakes_end_in_one_line(make_search: MakeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studying, "PATIENCE", 5)
+    search = make_search("training.epochs=1", space=RATE)
+    with pytest.raises(UserError, match="holds no search to continue"):
+        run(search, tmp_path / "none", 1, resume=True)
+    with pytest.raises(UserError, match=r"--storage studies\.db: expected an SQL URL"):
+        run(search, tmp_path / "a", 1, storage="studies.db")
+    with pytest.raises(UserError, match=r"--storage sqlite:////no/where.db: cannot be opened"):
+        run(search, tmp_path / "b", 1, storage="sqlite:////no/where.db")
+    with pytest.raises(UserError, match="none of 5 candidates fits in 1,000 bytes; the smallest takes"):
+        run(make_search("training.epochs=1", space=RATE, budget="1KB"), tmp_path / "small", 1)
+    run(search, tmp_path / "out", 1)
+    with pytest.raises(UserError, match="exists already; continue it with --resume"):
+        run(search, tmp_path / "out", 1)
+    other = make_search("training.epochs=2", space=RATE, sampler="random")
+    with pytest.raises(UserError, match=r"--study search: .* belongs to another search \(its base, sampler differs\)"):
+        run(other, tmp_path / "out", 1, resume=True)
+
+
+def test_one_search_a_folder(make_search: MakeSearch, tmp_path: Path) -> None:
+    search, out = make_search("training.epochs=1", space=RATE), tmp_path / "out"
+
+    class Second(Silent):
+        def step(self, progress: Progress, steps: int, loss: float) -> None:
+            with pytest.raises(UserError, match="another process is searching here"):
+                run(search, out, 1, resume=True)
+
+    run(search, out, 1, Second())
