@@ -39,6 +39,7 @@ def built(spec: GroupSpec, budget: int | None = None, **options: Any) -> FieldDi
     ("floats", "first_order", "widths"),
     [
         (1110, False, [1, 1, 1]),
+        (1110 + 105, False, [8, 1, 1]),  # to 2: 10, after which 100 is too much; 20; 40
         (3330, False, [3, 3, 3]),
         # 2 columns leave 1109. To 4: 20 and 200, but not 2000; to 8: 40 and 400; to 16: 80, but not 800.
         (3329, False, [16, 8, 2]),
