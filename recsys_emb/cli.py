@@ -13,11 +13,13 @@ from rich.console import Console
 
 from recsys_emb import __version__
 from recsys_emb.errors import UserError
+from recsys_emb.training.stop import Stopped, stop_on_signals
 
 app = typer.Typer(
     name="recsys-emb",
     help="Train click-through-rate models with small, fast and honest embedding tables.",
-    epilog="Exit codes: 0 success, 2 a mistake in what was given, 1 anything else. --debug shows a traceback.",
+    epilog="Exit codes: 0 success, 2 a mistake in what was given, 130 Ctrl-C, 143 SIGTERM, 1 anything else. "
+    "--debug shows a traceback.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -44,14 +46,14 @@ def main() -> None:
     _mount_plan()
     try:
         code = app(arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except Exception as error:
         if debug:
             raise
         code = _explain(error)
     except KeyboardInterrupt:
-        code = INTERRUPTED
-    if code == INTERRUPTED:
-        _complain("interrupted; a training continues with --resume from its last evaluation", code)
+        code = _complain("interrupted", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -90,6 +92,8 @@ def _mount_plan() -> None:
 def _explain(error: Exception) -> int:
     if isinstance(error, UserError):
         return _complain(str(error), 2)
+    if isinstance(error, Stopped):
+        return _complain(str(error), error.exit_code)
     if isinstance(error, typer.exceptions.TyperException):
         return _complain(" ".join(error.format_message().split()), 2)
     if isinstance(error, OSError):
@@ -138,8 +142,9 @@ def train(
         raise UserError("--out: name the run folder, so that all processes agree on it")
     parsed = load_config(config, overrides)
     folder = out or default_out(parsed)
-    with _reporter(f"{parsed.model.name} {parsed.embedding.backend}", as_json or rank() > 0) as reporter:
-        report = run_training(parsed, folder, reporter, resume)
+    title = f"{parsed.model.name} {parsed.embedding.backend}"
+    with stop_on_signals() as stop, _reporter(title, as_json or rank() > 0) as reporter:
+        report = run_training(parsed, folder, reporter, resume, stop=stop)
     if rank() > 0:
         return
     if as_json:

@@ -60,11 +60,20 @@ def read_json(path: Path) -> dict[str, Any]:
     """Raises UserError when the file is missing, not JSON, or not an object."""
     text = read_text(path)
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON, so it cannot be read ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two values of one key would be two meanings."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice")
     return value
 
 
@@ -79,7 +88,7 @@ def read_json_lines(path: Path) -> list[Any]:
     for number, line in enumerate(lines, start=1):
         try:
             values.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"{path} line {number}: not valid JSON; delete that line") from None
     return values
 

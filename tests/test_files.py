@@ -31,6 +31,8 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     [
         (None, r"a\.json: cannot be read \(No such file"),
         (b"{", r"a\.json: not valid JSON"),
+        (b"[" * 100_000, r"a\.json: not valid JSON"),
+        (b'{"a": {"b": 1, "b": 2}}', r"a\.json: not valid JSON.*the key 'b' occurs twice"),
         (b"\xff", r"a\.json: cannot be read, not UTF-8"),
         (b"[1]", r"a\.json: expected a JSON object, got list"),
     ],

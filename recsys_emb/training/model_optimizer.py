@@ -77,7 +77,7 @@ class ModelOptimizer:
             table.catch_up()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Flat: ``table.I.NAME`` and ``dense.I.NAME``. Tables must be caught up."""
+        """Flat: ``table.I.NAME`` and ``dense.I.NAME``."""
         state = {f"table.{i}.{k}": v for i, t in enumerate(self.tables) for k, v in t.state_dict().items()}
         return state | self._dense_state()
 

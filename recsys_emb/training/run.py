@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,18 @@ from recsys_emb.models.base import CTRModel, model_registry
 from recsys_emb.report import run_page
 from recsys_emb.training import metrics, runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
-from recsys_emb.training.run_dir import RunDir
-from recsys_emb.training.stage_runner import Outcome, StageRunner, predict_split, recorded_stages, stage_model
-from recsys_emb.training.trainer import Reporter
+from recsys_emb.training.lock import sole_writer
+from recsys_emb.training.run_dir import RunDir, check_free
+from recsys_emb.training.stage_runner import (
+    Outcome,
+    StageRunner,
+    predict_split,
+    recorded_stages,
+    split_loader,
+    stage_model,
+)
+from recsys_emb.training.stop import StopMark, Stopped
+from recsys_emb.training.trainer import Reporter, predict
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,14 @@ def group_of(config: RunConfig, schema: DatasetSchema) -> GroupSpec:
     return group_spec(schema, model.embedding_width(config.model), config.embedding.init_std, model.first_order)
 
 
-def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False, test: bool = True) -> dict[str, Any]:
+def train(
+    config: RunConfig,
+    out: Path,
+    reporter: Reporter,
+    resume: bool = False,
+    test: bool = True,
+    stop: StopMark | None = None,
+) -> dict[str, Any]:
     """Trains as the config says and writes the run folder.
 
     Args:
@@ -70,17 +87,40 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
         resume: continue the run in ``out``; a finished one just gives its report.
         test: evaluate on the test split, which finishes the run. Without, all but that is done, and a later call with
             ``resume`` finishes it.
+        stop: ends the run at the next step, with a checkpoint, once somebody asks.
 
     Returns:
         the report; without ``test`` it has no figures of the test split and is not written.
+
+    Raises:
+        UserError: a mistake in what was given, another process writes ``out``, or the disk is full.
+        Stopped: somebody asked; the message says how to continue.
     """
+    try:
+        return _train(config, out, reporter, resume, test, stop or StopMark())
+    except Stopped as stopped:
+        if not (out / "config.yaml").is_file():
+            raise
+        raise Stopped(stopped.signal, f"stopped by {stopped.signal.name}; {RunDir(out).how_to_continue}") from None
+    except OSError as error:
+        what = f"{error.filename or out}: {error.strerror or error}"
+        raise UserError(
+            f"{what}; the last checkpoint is as it was: mend this, then {RunDir(out).how_to_continue}"
+        ) from None
+
+
+def _train(
+    config: RunConfig, out: Path, reporter: Reporter, resume: bool, test: bool, stop: StopMark
+) -> dict[str, Any]:
     dataset = open_dataset(config.data.path)
     device = runtime.pick_device(config.device)
     precision = runtime.pick_precision(config.training.precision, device)
     planned = plan(config, dataset)
     # dense_adam walks whole tables, so each process has them.
-    with join(device, shard_tables=config.training.embedding_optimizer != "dense_adam") as world:
-        run = world.first(lambda: _folder(config, out, dataset, resume), lambda: RunDir.open(out))
+    with join(device, shard_tables=config.training.embedding_optimizer != "dense_adam") as world, ExitStack() as held:
+        stop.alone = world.size == 1
+        stop.check()
+        run = world.first(lambda: _folder(config, out, dataset, resume, held), lambda: RunDir.open(out))
         if run.done:
             if world.writes and not (out / "report.html").exists():  # killed between the two
                 run_page(out)
@@ -89,14 +129,15 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
         runtime.reset_peak_rss()
         stages = planned.backend.stages(planned.config)
         build = partial(world.build, planned.backend, planned.spec, planned.config, device)
-        runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world)
+        runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world, stop)
         model, outcomes = runner.finish()
         whole = stage_model(run, dataset.schema, planned.spec, stages[-1].name, torch.device("meta"))
         report = _report(config, dataset, whole, outcomes)
         if not test:
             return report
+        batches = split_loader(dataset, "test", config, world=world)
         report = {
-            **metrics.evaluate(predict_split(model, dataset, "test", config, precision, world)),
+            **metrics.evaluate(predict(model, stop.watch(batches), precision, world)),
             **report,
             "peak_rss_bytes": world.largest(runtime.peak_rss_bytes()),
             "device": str(device),
@@ -109,14 +150,18 @@ def train(config: RunConfig, out: Path, reporter: Reporter, resume: bool = False
         return report
 
 
-def _folder(config: RunConfig, out: Path, dataset: EncodedDataset, resume: bool) -> RunDir:
-    """A new run folder, or the one to continue. Raises UserError when it is not the config's."""
+def _folder(config: RunConfig, out: Path, dataset: EncodedDataset, resume: bool, held: ExitStack) -> RunDir:
+    """A new run folder, or the one to continue, locked. Raises UserError when it is not the config's."""
     if not (resume and (out / "config.yaml").is_file()):
+        check_free(out)
+        held.enter_context(sole_writer(out))
         return RunDir.create(out, config, dataset)
     run = RunDir.open(out)
     if run.config != config:
         raise UserError(f"--resume: {out} was started with another config than this one; see {out}/config.yaml")
     run.check_dataset(dataset)
+    if not run.done:
+        held.enter_context(sole_writer(out))
     return run
 
 

@@ -10,6 +10,7 @@ RUN/
   tensorboard/       the same for TensorBoard
   checkpoints/       one folder a stage (checkpoint.py)
   report.json        the final figures
+  LOCK               held by the process that writes the folder (lock.py)
   DONE               written last: without it the run is not finished
 """
 
@@ -28,7 +29,11 @@ from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, read_json_lines, write_json, write_text
+from recsys_emb.training.lock import LOCK
 from recsys_emb.training.runtime import environment
+
+_BEGINNING = {"env.json", "schema.json", "dataset.json", LOCK}
+"""What a folder may hold before ``config.yaml`` makes it a run."""
 
 
 class RunDir:
@@ -40,8 +45,7 @@ class RunDir:
     @classmethod
     def create(cls, path: Path, config: RunConfig, dataset: EncodedDataset) -> RunDir:
         """A new folder. Raises UserError when ``path`` holds something already or cannot be written."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"--out {path}: exists already; continue it with --resume, or name a new folder")
+        check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_json(path / "env.json", environment())
@@ -106,9 +110,13 @@ class RunDir:
         return read_json_lines(path) if path.is_file() else []
 
     @contextmanager
-    def log(self, stage: str, step: int) -> Iterator[MetricsLog]:
-        """Appends to ``metrics.jsonl`` and TensorBoard; lines of this stage after ``step`` are dropped first."""
-        kept = [m for m in self.metrics() if m.get("stage") != stage or m["step"] <= step]
+    def log(self, stage: str, step: int, evaluated: int) -> Iterator[MetricsLog]:
+        """Appends to ``metrics.jsonl`` and TensorBoard.
+
+        Lines that this stage wrote after ``step``, or on evaluations after step ``evaluated``, are dropped first.
+        """
+        last = {"eval": evaluated}
+        kept = [m for m in self.metrics() if m.get("stage") != stage or m["step"] <= last.get(m["event"], step)]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
         board = SummaryWriter(str(self.path / "tensorboard" / stage), purge_step=step + 1 if step else None)
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -116,6 +124,12 @@ class RunDir:
                 yield MetricsLog(stage, file, board)
             finally:
                 board.close()
+
+
+def check_free(path: Path) -> None:
+    """Raises UserError when a run may not begin in ``path``: something is there that no killed beginning left."""
+    if path.exists() and (not path.is_dir() or {p.name.removesuffix(".tmp") for p in path.iterdir()} - _BEGINNING):
+        raise UserError(f"--out {path}: exists already; continue it with --resume, or name a new folder")
 
 
 class MetricsLog:

@@ -24,11 +24,12 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, write_json
 from recsys_emb.models.base import CTRModel, build_model
 from recsys_emb.training import metrics
-from recsys_emb.training.checkpoint import Checkpoints, load_model
+from recsys_emb.training.checkpoint import MODEL, Checkpoints, check, load_model
 from recsys_emb.training.run_dir import MetricsLog, NoLog, RunDir
 from recsys_emb.training.scoring import Scorer
 from recsys_emb.training.stages import Compact, Search, Stage, Train
-from recsys_emb.training.trainer import Reporter, Trainer, predict
+from recsys_emb.training.stop import StopMark
+from recsys_emb.training.trainer import Progress, Reporter, Trainer, predict
 
 
 @dataclass
@@ -67,6 +68,7 @@ class StageRunner:
         device, precision: where and how to compute.
         reporter: is told of steps and evaluations.
         world: the processes that carry the run out together; one of them writes the folder.
+        stop: looked at between steps and between batches.
     """
 
     run: RunDir
@@ -78,6 +80,7 @@ class StageRunner:
     precision: str
     reporter: Reporter
     world: World = field(default_factory=World)
+    stop: StopMark = field(default_factory=StopMark)
     config: RunConfig = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,7 +129,9 @@ class StageRunner:
     def _from(self, training: str) -> CTRModel:
         """The model as a training started."""
         model = self._model(training)
-        load_model(model, Checkpoints(self.run.checkpoints(training)).initial)
+        initial = Checkpoints(self.run.checkpoints(training)).initial
+        check(initial, MODEL)
+        load_model(model, initial)
         return model
 
     def _result(self, number: int) -> CTRModel:
@@ -165,15 +170,15 @@ class StageRunner:
         model.eval()
         old = model.embedding.backend
         if isinstance(stage, Search):
-            with self.run.log(stage.name, 0) as log:
+            with self.run.log(stage.name, 0, 0) as log:
                 new = old.search(self._score(model, stage, log), self._seed(number))
         else:
             assert isinstance(stage, Compact)
             new = old.compact()
         model.embedding.backend = new.to(self.device)
         record_backend(self.run, stage.name, new)
-        valid = metrics.evaluate(predict(model, self._loader("valid"), self.precision))
-        Checkpoints(self.run.checkpoints(stage.name)).save(0, model.state_dict(), {}, {"valid": valid}, best=True)
+        valid = metrics.evaluate(predict(model, self.stop.watch(self._loader("valid")), self.precision))
+        Checkpoints(self.run.checkpoints(stage.name)).save(0, model.state_dict(), {}, {"valid": valid}, best=0)
         return Outcome(stage.name, time.perf_counter() - started, valid)
 
     def _train(self, number: int, stage: Train, model: CTRModel) -> Outcome:
@@ -186,13 +191,13 @@ class StageRunner:
         del initial
         self.world.diverge(self._seed(number))
         loaders = self._loader("train", shuffle=True), self._loader("valid")
-        trainer = Trainer(model, self.config.training, *loaders, checkpoints, self.precision, self.world)
+        trainer = Trainer(model, self.config.training, *loaders, checkpoints, self.precision, self.world, self.stop)
         if number and stage.carry.optimizer:
             best = Checkpoints(self.run.checkpoints(self._last_training(number))).best()
             assert best is not None
             trainer.carry_optimizer(best)
         trainer.resume()
-        with self._log(stage.name, trainer.progress.step) as log:
+        with self._log(stage.name, trainer.progress) as log:
             p = trainer.fit(log, self.reporter)
         return Outcome(
             name=stage.name,
@@ -206,8 +211,8 @@ class StageRunner:
             training_bytes=trainer.training_bytes(),
         )
 
-    def _log(self, stage: str, step: int) -> AbstractContextManager[MetricsLog]:
-        return self.run.log(stage, step) if self.world.writes else nullcontext(NoLog())
+    def _log(self, stage: str, done: Progress) -> AbstractContextManager[MetricsLog]:
+        return self.run.log(stage, done.step, done.evaluated) if self.world.writes else nullcontext(NoLog())
 
     def _begins_again(self, number: int) -> bool:
         """Whether a later stage starts from this training's initial weights."""
@@ -223,6 +228,7 @@ class StageRunner:
         def score() -> float:
             nonlocal calls
             calls += 1
+            self.stop.check()
             auc = scorer()
             log.write("search", calls, 0, auc=auc)
             return auc

@@ -20,10 +20,11 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import read_json
 from recsys_emb.models.base import CTRModel
 from recsys_emb.training import metrics
-from recsys_emb.training.checkpoint import Checkpoints, load_model, load_tensors
+from recsys_emb.training.checkpoint import OPTIMIZER, STATE, Checkpoints, check, load_model, load_tensors
 from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.run_dir import MetricsLog
 from recsys_emb.training.runtime import autocast
+from recsys_emb.training.stop import StopMark, Stopped
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Progress:
     epoch: int = 0  # finished epochs
     batch: int = 0  # finished batches of the current epoch
     step: int = 0  # finished batches in all
+    evaluated: int = 0  # step of the last evaluation
     carried_steps: int = 0  # steps that the optimizer had behind it when the stage began
     learning_rate: float = 0.0
     best_auc: float | None = None
@@ -72,6 +74,7 @@ class Trainer:
         checkpoints: where the stage's checkpoints go; the newest is continued.
         precision: ``fp32`` or ``bf16``.
         world: the processes that train together, each on its part of every batch.
+        stop: looked at after every step and between the batches of an evaluation.
     """
 
     log_every = 50
@@ -87,6 +90,7 @@ class Trainer:
         checkpoints: Checkpoints,
         precision: str,
         world: World = World(),  # noqa: B008  it has no state
+        stop: StopMark | None = None,
     ) -> None:
         self.model = model
         self.backend = model.embedding.backend
@@ -96,6 +100,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.precision = precision
         self.world = world
+        self.stop = stop or StopMark()
         self.device = next(model.parameters()).device
         self.optimizer = ModelOptimizer(model, config)
         self.progress = Progress(learning_rate=config.learning_rate)
@@ -108,11 +113,27 @@ class Trainer:
 
         Raises:
             UserError: the loss is not finite; the last checkpoint stays as it was.
+            Stopped: somebody asked to stop; a checkpoint says where training stands.
         """
+        p = self.progress
+        self._started = time.perf_counter() - p.total_seconds
+        try:
+            self._train(log, reporter)
+        except Stopped:
+            self._save()
+            raise
+        p.total_seconds = time.perf_counter() - self._started
+        best = self.checkpoints.best()
+        if best is not None:
+            load_model(self.model, best)
+        return p
+
+    def _train(self, log: MetricsLog, reporter: Reporter) -> None:
         p = self.progress
         if p.step == 0:
             self._warn_of_short_epochs(reporter)
-        started = time.perf_counter() - p.total_seconds
+        if self._evaluation_due():  # stopped before or in it
+            self._evaluate(log, reporter)
         begin = time.perf_counter()  # of a step, from the loading of its batch
         while not p.finished:
             for batch in self.train.epoch(p.epoch, start=p.batch):
@@ -125,17 +146,12 @@ class Trainer:
                         "train", p.step, p.epoch, loss=loss, learning_rate=p.learning_rate, samples_per_second=rate
                     )
                 reporter.step(p, self.steps, loss)
+                self._check_stop()
                 if self._evaluation_due():
-                    p.total_seconds = time.perf_counter() - started
                     self._evaluate(log, reporter)
                     if p.finished:
                         break
                 begin = time.perf_counter()
-        p.total_seconds = time.perf_counter() - started
-        best = self.checkpoints.best()
-        if best is not None:
-            load_model(self.model, best)
-        return p
 
     def _step(self, batch: Batch) -> float:
         loss = self.loss(batch)
@@ -175,6 +191,11 @@ class Trainer:
             p.epoch += 1
             p.batch = 0
 
+    def _check_stop(self) -> None:
+        """Raises Stopped on every process when one of them was asked."""
+        self.stop.signal = self.world.largest(self.stop.signal)
+        self.stop.check()
+
     def _warn_of_short_epochs(self, reporter: Reporter) -> None:
         epoch, least = len(self.train), self.steps_between_evaluations
         if self.config.eval_every is None and epoch < least and self.steps > epoch:
@@ -185,6 +206,8 @@ class Trainer:
 
     def _evaluation_due(self) -> bool:
         p = self.progress
+        if p.step == p.evaluated:
+            return False
         if p.step >= self.steps:
             return True
         return p.step % self.config.eval_every == 0 if self.config.eval_every else p.batch == 0
@@ -192,11 +215,12 @@ class Trainer:
     def _evaluate(self, log: MetricsLog, reporter: Reporter) -> None:
         p = self.progress
         self.optimizer.catch_up()
-        figures = metrics.evaluate(predict(self.model, self.valid, self.precision, self.world))
+        figures = metrics.evaluate(predict(self.model, self.stop.watch(self.valid), self.precision, self.world))
+        p.evaluated = p.step
         best = self._plateau(figures)
         log.write("eval", p.step, p.epoch, learning_rate=p.learning_rate, **figures)
         reporter.evaluation(p, figures, best)
-        self._save(best)
+        self._save()
 
     def _plateau(self, figures: Mapping[str, float | None]) -> bool:
         """The rule of when to drop the learning rate and when to stop; True when the figures are the best so far."""
@@ -216,11 +240,15 @@ class Trainer:
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def _save(self, best: bool) -> None:
+    def _save(self) -> None:
+        """Rows that lag behind are saved as they are: to catch them up here would change what training gives."""
+        p = self.progress
+        p.total_seconds = time.perf_counter() - self._started
         model, tensors = self.model.state_dict(), self.optimizer.state_dict()  # collected from all processes
         tensors |= self._random_state()
+        best = None if p.best_auc is None else p.best_step
         if self.world.writes:
-            self.checkpoints.save(self.progress.step, model, tensors, asdict(self.progress), best)
+            self.checkpoints.save(p.step, model, tensors, asdict(p), best)
         self.world.wait()
 
     def _random_state(self) -> dict[str, Tensor]:
@@ -243,20 +271,19 @@ class Trainer:
         if folder is None:
             return
         load_model(self.model, folder)
-        tensors = load_tensors(folder / "optimizer.safetensors")
+        tensors = load_tensors(folder / OPTIMIZER)
         self._set_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random_state")})
-        self.progress = Progress(**read_json(folder / "state.json"))
+        self.progress = Progress(**read_json(folder / STATE))
         p = self.progress
-        if p.best_step == p.step and self.world.writes:  # killed before the checkpoint was marked
-            self.checkpoints.mark_best(folder)
         self.optimizer.load_state_dict(tensors, p.carried_steps + p.step)
         self.optimizer.set_learning_rate(p.learning_rate)
 
     def carry_optimizer(self, folder: Path) -> None:
         """Goes on with the optimizer of another stage's checkpoint, at this stage's learning rate."""
-        tensors = load_tensors(folder / "optimizer.safetensors")
+        check(folder, OPTIMIZER, STATE)
+        tensors = load_tensors(folder / OPTIMIZER)
         tensors = {k: v for k, v in tensors.items() if not k.startswith("random_state")}
-        before = Progress(**read_json(folder / "state.json"))
+        before = Progress(**read_json(folder / STATE))
         self.progress.carried_steps = before.carried_steps + before.step
         self.optimizer.load_state_dict(tensors, self.progress.carried_steps)
         self.optimizer.set_learning_rate(self.progress.learning_rate)
