@@ -55,6 +55,7 @@ bench: install $(if $(PEERS),peers)
 	$(BENCH).data $(if $(PEERS),--peer fuxictr)
 	$(BENCH).predict $(if $(PEERS),--peer fuxictr deepctr)
 	$(BENCH).scale
+	$(BENCH).processes
 
 peers: .venv-peers/.installed
 
