@@ -22,7 +22,7 @@ from typing import Any
 from run import HERE, SEEDS, prepared
 
 from recsys_emb.config import load_config
-from recsys_emb.errors import UserError
+from recsys_emb.errors import OutOfReach
 from recsys_emb.report import compare
 from recsys_emb.serving import write_artifact
 from recsys_emb.training.progress import Silent
@@ -140,9 +140,7 @@ def figures(experiment: str, point: Point, seed: int, folder: Path) -> dict[str,
             report = write_artifact(full, out, point.after, point.budget)
         else:
             report = load_run(trained(experiment, point, seed, out)).report
-    except UserError as error:
-        if "cannot fit" not in str(error):
-            raise
+    except OutOfReach as error:
         return {"error": str(error)}
     if point.method != "full":  # what was made of the full table needs its weights
         shutil.rmtree(out / "checkpoints", ignore_errors=True)

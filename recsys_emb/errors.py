@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""What a user's mistake raises."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class UserError(Exception):
     The message is one line: what was wrong, where (file, line, key), what is allowed.
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class OutOfReach(UserError):
+    """A memory budget that a method cannot meet; the message says the least bytes that it can."""

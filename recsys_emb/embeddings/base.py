@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from recsys_emb.errors import UserError
+from recsys_emb.errors import OutOfReach, UserError
 from recsys_emb.registry import Registry
 
 if TYPE_CHECKING:
@@ -311,8 +311,8 @@ backend_registry: Registry[type[EmbeddingBackend[Any]]] = Registry(
 register = backend_registry.register
 
 
-def out_of_reach(method: str, budget: int, least: int) -> UserError:
+def out_of_reach(method: str, budget: int, least: int) -> OutOfReach:
     """The error of every ``plan`` whose budget cannot be met."""
-    return UserError(
+    return OutOfReach(
         f"embedding.budget: {method} cannot fit in {budget:,} bytes; the least it can reach is {least:,} bytes"
     )
