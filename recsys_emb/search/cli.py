@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from recsys_emb.errors import UserError
+from recsys_emb.training.stop import Stopped
 
 
 def search(
@@ -39,17 +41,23 @@ def search(
         raise UserError("--resume: name the search to continue with --out DIR")
     loaded = load_search(config, overrides, budget)
     folder = out or default_out(config)
-    summary = run_search(
-        loaded,
-        folder,
-        trials,
-        Silent(),
-        quiet if as_json else tell,
-        jobs=jobs,
-        name=study or config.stem,
-        storage=storage,
-        resume=resume,
-    )
+    again = f"continue with `recsys-emb search {config} --trials {trials} --out {folder} --resume` and the same options"
+    try:
+        summary = run_search(
+            loaded,
+            folder,
+            trials,
+            Silent(),
+            quiet if as_json else tell,
+            jobs=jobs,
+            name=study or config.stem,
+            storage=storage,
+            resume=resume,
+        )
+    except KeyboardInterrupt:
+        raise Stopped(signal.SIGINT, f"stopped by SIGINT; {again}") from None
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: {error.strerror or error}; mend this, then {again}") from None
     if as_json:
         typer.echo(json.dumps({"out": str(folder), **summary}))
     else:
