@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from recsys_emb.errors import UserError
+
+T = TypeVar("T")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,6 +71,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_json_as(path: Path, kind: type[T]) -> T:
+    """A dataclass or pydantic model of a JSON file. Raises UserError when a value is missing or of another type."""
+    try:
+        return TypeAdapter(kind).validate_python(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        what = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        raise UserError(f"{path}: {key + ': ' if key else ''}{' '.join(str(what).split())}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, for a message of one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Two values of one key would be two meanings."""
     value = dict(pairs)
@@ -108,10 +127,12 @@ def read_yaml(path: Path, what: str, keys: str) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{what} {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2020-13-01
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{what} {path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise UserError(
+            f"{what} {path}{line}: not valid YAML ({getattr(error, 'problem', None) or one_line(error)})"
+        ) from None
     if not isinstance(tree, dict):
         raise UserError(f"{what} {path}: expected a mapping with {keys}")
     return tree

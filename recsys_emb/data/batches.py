@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.data.schema import CategoricalField, DatasetSchema, SequenceField
 from recsys_emb.data.store import Jagged, Split
+from recsys_emb.errors import UserError
 
 BLOCK_ROWS = 1 << 16
 BUFFER_BLOCKS = 64
@@ -102,6 +103,7 @@ class BatchLoader:
         self._ones = torch.ones(len(schema.single_valued) * batch_size, dtype=torch.int64)
         users = [f.name for f in schema.single_valued]
         self._user = users.index(schema.user) if schema.user is not None else None
+        self._sizes = torch.tensor([schema.vocabularies[f.vocabulary] for f in schema.single_valued])
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -136,8 +138,9 @@ class BatchLoader:
         labels = _take(s.labels, rows).float()
         ids = _take(s.ids, rows)  # [B, F]
         values, lengths = [ids.t().reshape(-1).long()], [self._ones[: ids.numel()]]
+        self._check(labels, values[0].view(ids.shape[1], len(labels)))
         for field in self.schema.multi_valued:
-            v, n = _take_jagged(s.jagged[field.name], rows)
+            v, n = self._jagged(field, rows)
             values.append(v)
             lengths.append(n)
         return Batch(
@@ -158,8 +161,37 @@ class BatchLoader:
     def _sequences(self, rows: Tensor | slice, batch_size: int) -> KeyedJaggedTensor | None:
         if not self.schema.sequences:
             return None
-        values, lengths = zip(*(_take_jagged(self.split.jagged[f.name], rows) for f in self.schema.sequences))
+        values, lengths = zip(*(self._jagged(f, rows) for f in self.schema.sequences))
         return _kjt(self.schema.sequence_keys, list(values), list(lengths), batch_size)
+
+    # -- ids of a damaged dataset would be other fields' rows ---------------------------------------------------------
+
+    def _check(self, labels: Tensor, ids: Tensor) -> None:
+        """Raises UserError on a label that is not 0 or 1, or an id [F, B] beyond its vocabulary."""
+        if len(labels) and labels.max() > 1:
+            raise UserError(f"{self.split.name} split: a label is {int(labels.max())}; prepare the dataset again")
+        if ids.numel():
+            beyond = (ids.amin(1) < 0) | (ids.amax(1) >= self._sizes)
+            if beyond.any():
+                raise self._beyond(self.schema.single_valued[int(beyond.int().argmax())].name)
+
+    def _jagged(self, field: CategoricalField | SequenceField, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Values int64 [m] and lengths int64 [B] of the rows. Raises UserError on what no preparation writes."""
+        try:
+            values, lengths = _take_jagged(self.split.jagged[field.name], rows)
+        except (IndexError, RuntimeError):
+            raise self._beyond(field.name) from None
+        size = self.schema.vocabularies[field.vocabulary]
+        if (len(lengths) and lengths.min() < 0) or len(values) != lengths.sum():
+            raise self._beyond(field.name)
+        if len(values) and (values.min() < 0 or values.max() >= size):
+            raise self._beyond(field.name)
+        return values, lengths
+
+    def _beyond(self, field: str) -> UserError:
+        return UserError(
+            f"{self.split.name} split: ids of {field} are beyond its vocabulary or its rows; prepare the dataset again"
+        )
 
 
 def _kjt(keys: list[str], values: list[Tensor], lengths: list[Tensor], stride: int) -> KeyedJaggedTensor:

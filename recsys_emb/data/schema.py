@@ -61,6 +61,13 @@ class DatasetSchema(_Frozen):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"field names used twice: {', '.join(twice)}")
+        for kind, used in (("vocabulary", list(self.vocabularies)), ("field", [f.name for f in self.jagged])):
+            for name in used:
+                if name in ("", ".", "..") or set(name) & set("/\\\0"):
+                    raise ValueError(f"{kind} {name!r}: the name must be usable as a file name")
+        for name, size in self.vocabularies.items():
+            if not 1 <= size <= HASHED_IDS:
+                raise ValueError(f"vocabulary {name!r}: {size} ids, must be 1 or more")
         for f in fields:
             if f.vocabulary not in self.vocabularies:
                 raise ValueError(f"field {f.name!r}: unknown vocabulary {f.vocabulary!r}")
@@ -70,6 +77,8 @@ class DatasetSchema(_Frozen):
             if target is None or target.vocabulary != s.vocabulary:
                 raise ValueError(f"sequence {s.name!r}: target {s.target!r} is not a field of the same vocabulary")
         for i, s in enumerate(self.sequences):
+            if s.max_length < 1:
+                raise ValueError(f"sequence {s.name!r}: max_length {s.max_length}, must be 1 or more")
             if s.aligned_with is not None and s.aligned_with not in [e.name for e in self.sequences[:i]]:
                 raise ValueError(f"sequence {s.name!r}: aligned_with {s.aligned_with!r} is no earlier sequence field")
         if self.user is not None and (self.user not in by_name or by_name[self.user].multi_valued):

@@ -22,18 +22,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel
 from torch import Tensor
 
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.errors import UserError
-from recsys_emb.files import read_json
+from recsys_emb.files import one_line, read_json, read_json_as
 
 FORMAT_VERSION = 1
+_DAMAGES = (ValueError, TypeError, OverflowError, SyntaxError, TokenError, EOFError, MemoryError, RecursionError)
+"""What numpy raises on a file that is no array."""
+
 SPLITS = ("train", "valid", "test")
 
 
@@ -95,6 +99,18 @@ class Split:
         return len(self.labels)
 
 
+class _Manifest(BaseModel):
+    """What is read of ``dataset.json``, which may hold more."""
+
+    source: str | None = None
+    name: str | None = None
+    options: dict[str, Any] = {}
+    dense: list[dict[str, Any]] | None = None
+    checksums: dict[str, str] = {}
+    bayes: dict[str, dict[str, float]] = {}
+    vocabulary_bytes: int | None = None
+
+
 class EncodedDataset:
     """A prepared folder, opened read-only.
 
@@ -113,11 +129,8 @@ class EncodedDataset:
             raise UserError(
                 f"{self.path} was prepared as format {version}, this version reads {FORMAT_VERSION}; prepare it again"
             )
-        try:
-            self.schema = DatasetSchema.model_validate(read_json(self.path / "schema.json"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(f"{self.path / 'schema.json'}: {first['loc']}: {first['msg']}") from None
+        read_json_as(self.path / "dataset.json", _Manifest)
+        self.schema = read_json_as(self.path / "schema.json", DatasetSchema)
 
     @property
     def name(self) -> str:
@@ -138,20 +151,28 @@ class EncodedDataset:
         """The arrays of ``train``, ``valid`` or ``test``."""
         if name not in SPLITS:
             raise UserError(f"unknown split {name!r}; allowed: {', '.join(SPLITS)}")
-        folder = self.path / name
-        jagged = [f.name for f in self.schema.jagged]
+        folder, schema = self.path / name, self.schema
+        id_type = np.int64 if schema.ids == "hash64" else np.int32
+        labels = _open(folder / "labels.npy", np.uint8, None)
+        rows = len(labels)
         return Split(
             name=name,
-            labels=_open(folder / "labels.npy"),
-            weights=_open(folder / "weights.npy") if self.schema.weighted else None,
-            dense=_open(folder / "dense.npy"),
-            ids=_open(folder / "ids.npy"),
-            jagged={f: Jagged(_open(folder / f"{f}.values.npy"), _open(folder / f"{f}.offsets.npy")) for f in jagged},
+            labels=labels,
+            weights=_open(folder / "weights.npy", np.float32, rows) if schema.weighted else None,
+            dense=_open(folder / "dense.npy", np.float32, rows, len(schema.dense)),
+            ids=_open(folder / "ids.npy", id_type, rows, len(schema.single_valued)),
+            jagged={
+                f.name: Jagged(
+                    _open(folder / f"{f.name}.values.npy", id_type, None),
+                    _open(folder / f"{f.name}.offsets.npy", np.int64, rows + 1),
+                )
+                for f in schema.jagged
+            },
         )
 
     def counts(self, vocabulary: str) -> np.ndarray:
         """int64 [ids]: occurrences of each id in the training split (memory-mapped)."""
-        return _map(self.path / "counts" / f"{vocabulary}.npy")
+        return _map(self.path / "counts" / f"{vocabulary}.npy", np.int64, self.schema.vocabularies[vocabulary])
 
 
 def fingerprint(checksums: Mapping[str, str], dense: list[dict[str, Any]] | None) -> str:
@@ -171,17 +192,25 @@ def open_dataset(path: str | Path) -> EncodedDataset:
     return EncodedDataset(path)
 
 
-def _map(path: Path) -> np.ndarray:
+def _map(path: Path, dtype: np.typing.DTypeLike, *shape: int | None) -> np.ndarray:
+    """An array of a type and shape (None: any length), or UserError."""
     try:
         # Copy-on-write: torch accepts only writable arrays without a warning; the file is never changed.
-        return np.load(path, mmap_mode="c", allow_pickle=False)
-    except ValueError as error:
-        if "empty" not in str(error):  # an array of no elements cannot be mapped
-            raise UserError(f"{path}: damaged array ({error}); prepare the dataset again") from None
-        return np.load(path, allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="c")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); prepare the dataset again") from None
+    except _DAMAGES as error:
+        if "empty" not in str(error):  # an array of no elements cannot be mapped
+            raise UserError(f"{path}: damaged array ({one_line(error)}); prepare the dataset again") from None
+        array = np.load(path, allow_pickle=False)
+    fits = array.ndim == len(shape) and all(n is None or n == m for n, m in zip(shape, array.shape))
+    if array.dtype != dtype or not fits or not array.flags.c_contiguous:
+        wanted = f"{np.dtype(dtype)} [{', '.join('n' if n is None else str(n) for n in shape)}]"
+        raise UserError(
+            f"{path}: {array.dtype} {list(array.shape)}, the schema says {wanted}; prepare the dataset again"
+        )
+    return array
 
 
-def _open(path: Path) -> Tensor:
-    return torch.from_numpy(_map(path))
+def _open(path: Path, dtype: np.typing.DTypeLike, *shape: int | None) -> Tensor:
+    return torch.from_numpy(_map(path, dtype, *shape))

@@ -91,7 +91,10 @@ class TableOptimizer(ABC):
         """Restores ``state_dict()`` in place."""
         self.steps = steps
         for name in self.state_names:
-            getattr(self, name).copy_(self.table.part(state[name]))
+            own, stored = getattr(self, name), self.table.part(state[name])
+            if own.shape != stored.shape:  # copying would broadcast
+                raise ValueError(f"{name} has shape {list(stored.shape)}, expected {list(own.shape)}")
+            own.copy_(stored)
 
     def state_bytes(self) -> int:
         """Of the rows that this process holds."""

@@ -28,7 +28,7 @@ from recsys_emb.config import RunConfig, dump_config, load_config
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.errors import UserError
-from recsys_emb.files import read_json, read_json_lines, write_json, write_text
+from recsys_emb.files import read_json, read_json_as, read_json_lines, write_json, write_text
 from recsys_emb.training.lock import LOCK
 from recsys_emb.training.runtime import environment
 
@@ -70,11 +70,11 @@ class RunDir:
 
     @property
     def schema(self) -> DatasetSchema:
-        return DatasetSchema.model_validate(read_json(self.path / "schema.json"))
+        return read_json_as(self.path / "schema.json", DatasetSchema)
 
     def check_dataset(self, dataset: EncodedDataset) -> None:
         """Raises UserError unless the run's ids mean in ``dataset`` what they meant in training."""
-        known = read_json(self.path / "dataset.json")["fingerprint"]
+        known = read_json(self.path / "dataset.json").get("fingerprint")
         if dataset.schema != self.schema or dataset.fingerprint != known:
             raise UserError(
                 f"{dataset.path}: its fields or vocabularies differ from those that {self.path} was trained on"

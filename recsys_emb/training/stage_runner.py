@@ -21,7 +21,7 @@ from recsys_emb.data.store import EncodedDataset
 from recsys_emb.distributed.world import World
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, backend_registry
 from recsys_emb.errors import UserError
-from recsys_emb.files import read_json, write_json
+from recsys_emb.files import one_line, read_json, read_json_as, write_json
 from recsys_emb.models.base import CTRModel, build_model
 from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import MODEL, Checkpoints, check, load_model
@@ -96,7 +96,7 @@ class StageRunner:
         for number, stage in enumerate(self.stages):
             file = self.run.checkpoints(stage.name) / "stage.json"
             if file.is_file():
-                outcomes.append(Outcome(**read_json(file)))
+                outcomes.append(read_json_as(file, Outcome))
                 continue
             model = self._begin(number, model)
             outcomes.append(self._carry_out(number, model))
@@ -296,7 +296,11 @@ def stage_model(
     world: World = World(),  # noqa: B008  it has no state
 ) -> CTRModel:
     """A model of the shapes that the stage's checkpoints hold; its weights are to be loaded."""
-    entry = read_json(run.path / "embedding.json")[stage]
-    backend = backend_registry.get(entry["backend"])
-    sized = backend.Config.model_validate(entry["config"])
+    file = run.path / "embedding.json"
+    try:
+        entry = read_json(file)[stage]
+        backend = backend_registry.get(entry["backend"])
+        sized = backend.Config.model_validate(entry["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: no sizes of stage {stage!r} ({one_line(error)})") from None
     return world.adopt(build_model(run.config.model, schema, world.build(backend, spec, sized, device))).to(device)

@@ -17,7 +17,7 @@ from recsys_emb.config import TrainingConfig
 from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.distributed.world import World
 from recsys_emb.errors import UserError
-from recsys_emb.files import read_json
+from recsys_emb.files import one_line, read_json_as
 from recsys_emb.models.base import CTRModel
 from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import OPTIMIZER, STATE, Checkpoints, check, load_model, load_tensors
@@ -272,10 +272,14 @@ class Trainer:
             return
         load_model(self.model, folder)
         tensors = load_tensors(folder / OPTIMIZER)
-        self._set_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random_state")})
-        self.progress = Progress(**read_json(folder / STATE))
-        p = self.progress
-        self.optimizer.load_state_dict(tensors, p.carried_steps + p.step)
+        p = self.progress = read_json_as(folder / STATE, Progress)
+        if p.step < 0 or not 0 <= p.batch < max(len(self.train), 1):
+            raise UserError(f"{folder / STATE}: batch {p.batch} of {len(self.train)}; restore the run or begin anew")
+        try:
+            self._set_random_state({n: tensors.pop(n) for n in list(tensors) if n.startswith("random_state")})
+            self.optimizer.load_state_dict(tensors, p.carried_steps + p.step)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{folder / OPTIMIZER}: does not fit the run's config ({one_line(error)})") from None
         self.optimizer.set_learning_rate(p.learning_rate)
 
     def carry_optimizer(self, folder: Path) -> None:
@@ -283,7 +287,7 @@ class Trainer:
         check(folder, OPTIMIZER, STATE)
         tensors = load_tensors(folder / OPTIMIZER)
         tensors = {k: v for k, v in tensors.items() if not k.startswith("random_state")}
-        before = Progress(**read_json(folder / STATE))
+        before = read_json_as(folder / STATE, Progress)
         self.progress.carried_steps = before.carried_steps + before.step
         self.optimizer.load_state_dict(tensors, self.progress.carried_steps)
         self.optimizer.set_learning_rate(self.progress.learning_rate)

@@ -291,7 +291,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     ),
     (edit(lambda t: t["embedding"]["config"].update(scales="fp16")), "'bias' is float32 .*, expected float16"),
     (edit(lambda t: t["schema"]["vocabularies"].update(C2=5)), r"'bias' is .*, expected float32"),
-    (edit(lambda t: t["schema"]["vocabularies"].update(C2=-5)), "expected float32|do not fit"),
+    (edit(lambda t: t["schema"]["vocabularies"].update(C2=-5)), "vocabulary 'C2': -5 ids, must be 1 or more"),
     (edit(rename_vocabulary("../../etc/C1")), "vocabulary '../../etc/C1': the name must be usable as a file name"),
     (edit(rename_vocabulary("/etc/passwd")), "the name must be usable as a file name"),
     (edit(rename_vocabulary("..")), "the name must be usable as a file name|missing"),
