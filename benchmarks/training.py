@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ GOALS = {
 """Least times FuxiCTR's throughput, by model and ids."""
 FLAT_GOAL = 1.2
 """Most times the step at the first size."""
-PEER_ROUND_MS = 3000
-"""About how long a peer trains in a round: the fewer steps, the longer each."""
+ROUND_MS = 3000
+"""About how long a side trains in a round: the fewer steps, the longer each."""
+PEER_OPTIONS = {("deepctr", "autoint"): lambda dim: {"attention_dim": dim // 2}}
+"""Our options where a peer cannot have our sizes, by peer and model."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--precision", default="auto")
     options.add_argument("--batch-size", type=int, default=4096)
     options.add_argument("--embedding-dim", type=int, default=16)
-    options.add_argument("--steps", type=int, default=15, help="steps of a side in a round; a slow peer takes fewer")
+    options.add_argument("--steps", type=int, default=15, help="steps of a side in a round; a slow side takes fewer")
     options.add_argument("--peer", nargs="+", choices=PEERS, default=[], help="needs `make peers`")
     options.add_argument("--peer-ids", type=int, nargs="+", help="the sizes that peers train; all when absent")
     options.add_argument("--profile", action="store_true", help="stages and operations of a step instead")
@@ -77,21 +79,24 @@ def make_data(arguments: argparse.Namespace, folder: Path) -> dict[int | None, P
     return {ids: folder / str(ids) for ids in arguments.ids}
 
 
-def ours(arguments: argparse.Namespace, data: Path, optimizer: str = "adam") -> Steps:
+def ours(
+    arguments: argparse.Namespace, data: Path, optimizer: str = "adam", sizes: Mapping[str, int] | None = None
+) -> Steps:
     training = {
         "embedding_optimizer": optimizer,
         "precision": arguments.precision,
         "batch_size": arguments.batch_size,
         "l2_embedding": 1e-5,
     }
-    options = {"embedding_dim": arguments.embedding_dim}
+    options = {"embedding_dim": arguments.embedding_dim, **(sizes or {})}
     return Steps(run_config(data, arguments.model, training, options=options), data / "checkpoints").warm_up()
 
 
 def measure(arguments: argparse.Namespace, data: dict[int | None, Path]) -> dict[str, Any]:
     """Milliseconds a step of ours by size and optimizer, and of each peer beside ours."""
     sides = {(ids, o): ours(arguments, path, o) for ids, path in data.items() for o in arguments.optimizers}
-    measured = alternate({k: lambda s=s: s.step_ms(arguments.steps) for k, s in sides.items()}, arguments.rounds)
+    steps = {k: steps_in_round(arguments, side.step_ms(2)) for k, side in sides.items()}
+    measured = alternate({k: lambda k=k, s=s: s.step_ms(steps[k]) for k, s in sides.items()}, arguments.rounds)
     first = next(iter(data))
     rows = [
         {
@@ -121,11 +126,13 @@ def measure(arguments: argparse.Namespace, data: dict[int | None, Path]) -> dict
 def versus(arguments: argparse.Namespace, data: Path, name: str, tuned: bool) -> dict[str, Any]:
     """One peer alternating with our default optimizer."""
     settings = model_settings(data, arguments.model, arguments.embedding_dim, arguments.batch_size)
+    sizes = PEER_OPTIONS.get((name, arguments.model), lambda dim: {})(arguments.embedding_dim)
     with Peer(name, settings, tuned) as peer:
-        mine = ours(arguments, data)
+        mine = ours(arguments, data, sizes=sizes)
         peer.batch_ms("train", 1)
-        steps = max(1, min(arguments.steps, round(PEER_ROUND_MS / peer.batch_ms("train", 1))))
-        sides = {"ours": lambda: mine.step_ms(arguments.steps), "peer": lambda: peer.batch_ms("train", steps)}
+        steps = steps_in_round(arguments, peer.batch_ms("train", 1))
+        our_steps = steps_in_round(arguments, mine.step_ms(2))
+        sides = {"ours": lambda: mine.step_ms(our_steps), "peer": lambda: peer.batch_ms("train", steps)}
         step = alternate(sides, arguments.rounds)
     gc.collect()
     speedup = step["peer"]["median"] / step["ours"]["median"]
@@ -134,11 +141,16 @@ def versus(arguments: argparse.Namespace, data: Path, name: str, tuned: bool) ->
         "peer": name,
         "tuned": tuned,
         "peer_steps": steps,
+        "our_options": sizes,
         "step_ms": step["peer"],
         "our_step_ms": step["ours"],
         "samples_per_second": per_second,
         "speedup": speedup,
     }
+
+
+def steps_in_round(arguments: argparse.Namespace, step_ms: float) -> int:
+    return max(1, min(arguments.steps, round(ROUND_MS / step_ms)))
 
 
 def table(result: dict[str, Any]) -> str:
@@ -169,7 +181,7 @@ def _peer_line(row: dict[str, Any]) -> list[str]:
     goal = row["goal"]
     return [
         _ids(row["ids"]),
-        row["peer"],
+        row["peer"] + "".join(f", {key} {value}" for key, value in row["our_options"].items()),
         "tuned" if row["tuned"] else "its own",
         show(row["step_ms"]),
         f"{row['samples_per_second']:,.0f}",

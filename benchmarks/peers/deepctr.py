@@ -23,7 +23,7 @@ Thread.start = _start  # type: ignore[method-assign]
 
 
 def build(name: str, columns: Columns, dim: int) -> models.basemodel.BaseModel:
-    """A model of the package. AutoInt's heads are D / 2 columns wide: it offers no other width."""
+    """A model of the package. Its AutoInt has heads of D / 2 columns, over which no dense feature attends."""
     schema = columns.schema
     sizes = {f["name"]: columns.vocabulary_size(f) for f in schema["categorical"]}
     fields: list[Any] = [inputs.SparseFeat(n, size, embedding_dim=dim) for n, size in sizes.items()]
