@@ -168,10 +168,16 @@ def write_tables() -> None:
         if not results:
             continue
         lines += ["", f"## {experiment}, seeds {', '.join(str(r['seed']) for r in results)}", ""]
-        lines += table([row for result in results for row in result["rows"]])
+        lines += table([row for result in results for row in relative(result["rows"])])
         if (RESULTS / f"{name}.png").exists():
             lines += ["", f"![AUC against bytes]({name}.png)"]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def relative(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With ``ratio`` to the full table of the experiment's width: a smaller D is not its own measure."""
+    whole = next(r["serving_bytes"] for r in rows if r["method"] == "full")
+    return [{**r, "ratio": r["serving_bytes"] / whole} if "serving_bytes" in r else r for r in rows]
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
