@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.embeddings.fields import FieldEmbedding
+from recsys_emb.models.attention import MultiHeadSelfAttention
 from recsys_emb.models.base import CTRModel, Inputs, ModelConfig, register
-from recsys_emb.models.layers import DenseEmbedding, Logit, MultiHeadSelfAttention
+from recsys_emb.models.layers import DenseEmbedding, Logit
 
 
 class AutoIntConfig(ModelConfig):

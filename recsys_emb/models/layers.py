@@ -193,50 +193,6 @@ class CrossNetV2(nn.Module):
         return x
 
 
-class MultiHeadSelfAttention(nn.Module):
-    """One interacting layer of AutoInt, [B, F, in_features] -> [B, F, heads * head_dim] (Song et al. 2019, eq. 5 to 8).
-
-    Each head attends over the fields of a row: softmax over j of <Q e_i, K e_j>, unscaled in the paper, weighs V e_j.
-    The heads side by side, plus the residual, go through ReLU. The residual is projected only where widths differ.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        heads: int,
-        head_dim: int,
-        dropout: float = 0.0,
-        residual: bool = True,
-        scale: bool = False,
-        layer_norm: bool = False,
-    ) -> None:
-        super().__init__()
-        self.heads, self.head_dim = heads, head_dim
-        self.out_features = heads * head_dim
-        self.query, self.key, self.value = (Linear(in_features, self.out_features, bias=False) for _ in range(3))
-        self.residual: nn.Module | None = None
-        if residual:
-            same = in_features == self.out_features
-            self.residual = nn.Identity() if same else Linear(in_features, self.out_features, bias=False)
-        self.scale = head_dim**-0.5 if scale else 1.0
-        self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(self.out_features) if layer_norm else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, fields, _ = x.shape
-        by_head = (batch, fields, self.heads, self.head_dim)
-        query, key, value = (p(x).view(by_head).transpose(1, 2) for p in (self.query, self.key, self.value))
-        if self.scale != 1:
-            query = query * self.scale
-        weights = self.dropout(torch.softmax(query @ key.transpose(2, 3), dim=-1))  # [B, heads, F, F]
-        out = (weights @ value).transpose(1, 2).reshape(batch, fields, self.out_features)
-        if self.residual is not None:
-            out = out + self.residual(x)
-        if self.norm is not None:
-            out = self.norm(out)
-        return torch.relu(out)
-
-
 class TargetAttention(nn.Module):
     """DIN's local activation unit and weighted sum pooling (Zhou et al. 2018, eq. 2), on jagged histories.
 

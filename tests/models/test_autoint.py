@@ -9,10 +9,7 @@ from tests.models.oracle import array, logits, network, rows
 
 def interact(layer, x):
     """One interacting layer on the vectors of a row, [F, in] -> [F, heads * head_dim]."""
-    q, k, v = (
-        (x @ array(p.weight).T).reshape(len(x), layer.heads, layer.head_dim)
-        for p in (layer.query, layer.key, layer.value)
-    )
+    q, k, v = ((x @ array(p.weight).T).reshape(len(x), layer.heads, -1) for p in (layer.query, layer.key, layer.value))
     scores = np.exp(np.einsum("ihd,jhd->hij", q, k))
     out = np.einsum("hij,jhd->ihd", scores / scores.sum(-1, keepdims=True), v).reshape(len(x), -1)
     residual = x if out.shape == x.shape else x @ array(layer.residual.weight).T
@@ -45,4 +42,4 @@ def test_options_reach_the_layers():
         assert layer.scale == 5**-0.5
         assert layer.norm is not None
         assert layer.residual is None
-        assert layer.dropout.p == 0.25
+        assert layer.dropout == 0.25

@@ -19,7 +19,6 @@ from recsys_emb.models.layers import (
     FMInteraction,
     Linear,
     Logit,
-    MultiHeadSelfAttention,
     TargetAttention,
     jagged_softmax,
 )
@@ -116,37 +115,6 @@ def test_cross_net(low_rank):
         bias = layer.bias if low_rank is None else layer[1].bias
         x = x0 * torch.stack([weight.double() @ row + bias for row in x]) + x
     torch.testing.assert_close(net(x0).double(), x, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("in_features", "options"),
-    [(4, {}), (6, {}), (4, {"residual": False}), (4, {"scale": True}), (6, {"layer_norm": True, "scale": True})],
-)
-def test_self_attention_against_loops_over_rows_heads_and_fields(in_features, options):
-    heads, dim = 2, 3
-    layer, x = MultiHeadSelfAttention(in_features, heads, dim, **options), torch.randn(3, 5, in_features)
-    for p in layer.parameters():
-        p.data.normal_()
-    q, k, v = (p.weight.detach().double().numpy() for p in (layer.query, layer.key, layer.value))
-    has_projection = isinstance(layer.residual, Linear)
-    assert has_projection == (options.get("residual", True) and in_features != heads * dim)
-    expected = np.zeros((3, 5, heads * dim))
-    for b, row in enumerate(x.double().numpy()):
-        for i in range(5):
-            for h in range(heads):
-                part = slice(h * dim, (h + 1) * dim)
-                scores = np.array([(q[part] @ row[i]) @ (k[part] @ row[j]) for j in range(5)])
-                if options.get("scale"):
-                    scores /= np.sqrt(dim)
-                weights = np.exp(scores) / np.exp(scores).sum()
-                expected[b, i, part] = sum(w * (v[part] @ row[j]) for j, w in enumerate(weights))
-            if options.get("residual", True):
-                expected[b, i] += layer.residual.weight.detach().double().numpy() @ row[i] if has_projection else row[i]
-            if options.get("layer_norm"):
-                z = expected[b, i]
-                gamma, beta = (t.detach().double().numpy() for t in (layer.norm.weight, layer.norm.bias))
-                expected[b, i] = (z - z.mean()) / np.sqrt(z.var() + layer.norm.eps) * gamma + beta
-    np.testing.assert_allclose(layer(x).detach().numpy(), np.maximum(expected, 0), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("softmax", [False, True])
