@@ -68,7 +68,7 @@ def test_the_gradient_is_that_of_autograd(rows, scale, dropout):
 
 def test_in_bf16_it_is_as_near_to_fp32_as_autograd_is():
     projected = torch.randn(64, 9, 3 * 2 * 16)
-    exact, *rounded = (values.float().requires_grad_() for values in (projected, projected, projected))
+    exact, *rounded = (projected.clone().requires_grad_() for _ in range(3))
     plain(exact, None, 2, 1.0).sum().backward()
     for leaf, attend in zip(rounded, (_Attend.apply, plain)):
         attend(leaf.bfloat16(), None, 2, 1.0).float().sum().backward()
