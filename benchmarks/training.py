@@ -35,14 +35,14 @@ GOALS = {
 """Least times FuxiCTR's throughput, by model and ids."""
 FLAT_GOAL = 1.2
 """Most times the step at the first size."""
-ROUND_MS = 3000
+ROUND_MS = 2000
 """About how long a side trains in a round: the fewer steps, the longer each."""
 PEER_OPTIONS = {("deepctr", "autoint"): lambda dim: {"attention_dim": dim // 2}}
 """Our options where a peer cannot have our sizes, by peer and model."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = parser(__doc__, "training", rounds=5)
+    options = parser(__doc__, "training", rounds=3)
     options.add_argument("--model", default="deepfm")
     options.add_argument("--ids", type=int, nargs="+", default=[100_000, 5_000_000])
     options.add_argument("--data", type=Path, help="a prepared folder instead of made rows")
@@ -109,7 +109,6 @@ def measure(arguments: argparse.Namespace, data: dict[int | None, Path]) -> dict
         for (ids, optimizer), step in measured.items()
     ]
     del sides
-    gc.collect()  # tables of 33 million ids: the next ones need the room
     peers = [
         {"ids": ids, "goal": GOALS.get(arguments.model, {}).get(ids) if name == "fuxictr" else None}
         | versus(arguments, path, name, tuned)
@@ -126,6 +125,7 @@ def measure(arguments: argparse.Namespace, data: dict[int | None, Path]) -> dict
 def versus(arguments: argparse.Namespace, data: Path, name: str, tuned: bool) -> dict[str, Any]:
     """One peer alternating with our default optimizer."""
     settings = model_settings(data, arguments.model, arguments.embedding_dim, arguments.batch_size)
+    gc.collect()  # what trained before may hold tables of 33 million ids: these need the room
     sizes = PEER_OPTIONS.get((name, arguments.model), lambda dim: {})(arguments.embedding_dim)
     with Peer(name, settings, tuned) as peer:
         mine = ours(arguments, data, sizes=sizes)
@@ -134,7 +134,6 @@ def versus(arguments: argparse.Namespace, data: Path, name: str, tuned: bool) ->
         our_steps = steps_in_round(arguments, mine.step_ms(2))
         sides = {"ours": lambda: mine.step_ms(our_steps), "peer": lambda: peer.batch_ms("train", steps)}
         step = alternate(sides, arguments.rounds)
-    gc.collect()
     speedup = step["peer"]["median"] / step["ours"]["median"]
     per_second = 1e3 * arguments.batch_size / step["peer"]["median"]
     return {

@@ -160,7 +160,8 @@ def write_tables() -> None:
         "# Memory against AUC",
         "",
         "Made by `python experiments/sweep.py` (with RECSYS_EMB_DATA set). Test AUC, mean ± standard deviation over "
-        "the seeds, and the bytes served relative to the full table; settings were chosen on the validation split.",
+        "the seeds, and the bytes served relative to the full table; settings were chosen on the validation split. "
+        "[What the figures say](FINDINGS.md).",
     ]
     for experiment in EXPERIMENTS:
         name = experiment.replace("/", "-")
