@@ -57,7 +57,7 @@ def search(
     except KeyboardInterrupt:
         raise Stopped(signal.SIGINT, f"stopped by SIGINT; {again}") from None
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: {error.strerror or error}; mend this, then {again}") from None
+        raise OSError(error.errno, f"{error.strerror or error}; {again}", str(error.filename or folder)) from error
     if as_json:
         typer.echo(json.dumps({"out": str(folder), **summary}))
     else:

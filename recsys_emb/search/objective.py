@@ -143,6 +143,12 @@ def find_original(study: Study, trial: Trial) -> None:
             raise Duplicate(other)
 
 
+def orphaned() -> bool:
+    """This is a process of a search that was killed."""
+    parent = parent_process()
+    return parent is not None and not parent.is_alive()
+
+
 class TrialReporter:
     """Passes evaluations on to Optuna, which may end the trial. A step's number is how many rows were trained on."""
 
@@ -157,9 +163,8 @@ class TrialReporter:
         return getattr(self.inner, name)
 
     def step(self, progress: Progress, steps: int, loss: float) -> None:
-        parent = parent_process()
-        if parent is not None and not parent.is_alive():
-            raise SystemExit(1)  # the search was killed
+        if orphaned():
+            raise SystemExit(1)
         self.inner.step(progress, steps, loss)
 
     def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:

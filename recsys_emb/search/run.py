@@ -23,6 +23,7 @@ from recsys_emb.search.objective import (
     BASELINE,
     CONFIG,
     RUN,
+    Infeasible,
     Result,
     TrainObjective,
     as_json,
@@ -95,7 +96,7 @@ def run_search(
         UserError: a folder or a study that exists, or belongs to another search; a budget that nothing meets.
     """
     _make(out, resume, storage)
-    with _sole_owner(out), quiet_optuna(), _says_how_to_go_on():
+    with _sole_owner(out), quiet_optuna(), _says_what_is_lost():
         inner, outer = Place(out, name, storage), Place(out, f"{name}-trained", storage)
         study = open_study(search, inner, resume)
         outside = open_study(search, outer, resume)
@@ -106,6 +107,7 @@ def run_search(
         if not scored:
             work_off([first, Job(search, inner, training, trials, say)], jobs)
         else:
+            _check_reach(search)
             choices = sorted({w for p in search.space.params for w in p.choices})
             Supernet.train(search.base, out / "supernet", reporter, resume=True, choices=choices)
             scoring = SupernetObjective(search, out / "supernet")
@@ -140,12 +142,23 @@ def _sole_owner(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _says_how_to_go_on() -> Iterator[None]:
+def _says_what_is_lost() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f"{error.strerror or error}; nothing finished is lost: mend that and continue with --resume"
-        raise OSError(error.errno, reason, error.filename or "search") from error
+        raise OSError(error.errno, f"{error.strerror or error}; nothing finished is lost", error.filename) from error
+
+
+def _check_reach(search: Search) -> None:
+    """Raises UserError when not even the smallest widths fit, before a supernet is trained for nothing."""
+    smallest = search.run_config({path: min(p.choices) for p in search.space.params for path in p.paths})
+    try:
+        planned_bytes(search, smallest)
+    except Infeasible as infeasible:
+        raise UserError(
+            f"--budget: the smallest widths of the space take {infeasible.bytes:,} bytes, the budget is "
+            f"{search.budget:,}; raise the budget or let the space go lower"
+        ) from None
 
 
 # -- what is not drawn ------------------------------------------------------------------------------------------------

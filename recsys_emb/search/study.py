@@ -9,6 +9,7 @@ OUT/
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -38,6 +39,7 @@ from recsys_emb.search.objective import (
     OUTCOME,
     Objective,
     carry_out,
+    orphaned,
     quiet_optuna,
 )
 from recsys_emb.training.runtime import quiet_torch
@@ -183,7 +185,7 @@ class Job:
         with quiet_optuna():
             study = self.place.load()
             study.pruner = pruner(self.search.config.pruner)
-            while (trial := self._claim(study)) is not None:
+            while not orphaned() and (trial := self._claim(study)) is not None:
                 self.say(study, carry_out(study, trial, self.search, self.objective))
 
     def _claim(self, study: Study) -> optuna.Trial | None:
@@ -244,7 +246,7 @@ def work_off(jobs: Sequence[Job], processes: int) -> None:
         for worker in workers:
             worker.join()
     if any(w.exitcode for w in workers):
-        raise RuntimeError("a process of the search was killed; use --resume") if errors.empty() else errors.get()
+        raise ChildProcessError(errno.ECHILD, "a process of the search was killed") if errors.empty() else errors.get()
 
 
 def _work_apart(jobs: Sequence[Job], threads: int, errors: Any) -> None:

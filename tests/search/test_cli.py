@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -43,6 +44,27 @@ def test_a_search_from_start_to_a_config_to_train(capsys, monkeypatch, prepared:
     assert code == 0
     assert f"{summary['winner']['test']['auc']:.5f}" in text
     assert f"recsys-emb train {out}/best.yaml" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "some/file"), "some/file: No space left on device"),
+        (ChildProcessError(errno.ECHILD, "a process was killed"), "OUT: a process was killed"),
+    ],
+)
+def test_what_the_machine_did_is_one_line_that_says_how_to_go_on(
+    capsys, monkeypatch, prepared: Path, tmp_path: Path, error: OSError, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("recsys_emb.search.run.run_search", fail)
+    path, out = search_file(prepared, tmp_path, space=RATE), tmp_path / "out"
+    code, _, err = command(capsys, monkeypatch, str(path), "--trials", "7", "--out", str(out))
+    again = f"continue with `recsys-emb search {path} --trials 7 --out {out} --resume` and the same options"
+    assert err == f"recsys-emb: {said.replace('OUT', str(out))}; {again}\n"
+    assert code == 1
 
 
 @pytest.mark.parametrize(

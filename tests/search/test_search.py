@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from recsys_emb.config import load_config
 from recsys_emb.errors import UserError
 from recsys_emb.search import study as studying
 from recsys_emb.search.config import Search
-from recsys_emb.search.objective import TrialReporter, quiet_optuna
+from recsys_emb.search.objective import TrainObjective, TrialReporter, quiet_optuna
 from recsys_emb.search.run import run_search
 from recsys_emb.search.terminal import notes, quiet
 from recsys_emb.training.progress import Silent
@@ -245,6 +248,37 @@ def test_two_processes_on_one_study(make_search: MakeSearch, tmp_path: Path) -> 
         run(search, tmp_path / "third", 4, storage=url, name="both")
 
 
+class KillsOne(Silent):
+    """Kills the first process that takes a step, as the system does when memory runs out."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def step(self, progress: Progress, steps: int, loss: float) -> None:
+        with suppress(FileExistsError):
+            self.mark.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_ends_in_one_line_and_continues(make_search: MakeSearch, tmp_path: Path) -> None:
+    search, out = make_search("training.epochs=1", space=RATE), tmp_path / "out"
+    with pytest.raises(ChildProcessError, match="a process of the search was killed; nothing finished is lost"):
+        run(search, out, 3, KillsOne(tmp_path / "killed"), jobs=2)
+    run(search, out, 3, jobs=2, resume=True)
+    assert [r["state"] for r in rows(out)] == ["complete"] * 3
+
+
+def test_processes_end_with_their_search(
+    make_search: MakeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, out = make_search("training.epochs=1", space=RATE), tmp_path / "out"
+    run(search, out, 1)
+    place = studying.Place(out, "search")
+    monkeypatch.setattr(studying, "orphaned", lambda: True)
+    studying.Job(search, place, TrainObjective(search, out, Silent()), 2, quiet).work()
+    assert len(study_of(out).trials) == 1
+
+
 def test_mistakes_end_in_one_line(make_search: MakeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(studying, "PATIENCE", 5)
     search = make_search("training.epochs=1", space=RATE)
@@ -256,6 +290,11 @@ def test_mistakes_end_in_one_line(make_search: MakeSearch, tmp_path: Path, monke
         run(search, tmp_path / "b", 1, storage="sqlite:////no/where.db")
     with pytest.raises(UserError, match="none of 5 candidates fits in 1,000 bytes; the smallest takes"):
         run(make_search("training.epochs=1", space=RATE, budget="1KB"), tmp_path / "small", 1)
+    wide = {"embedding.options.widths.*": {"choices": [2, 4]}}
+    scored = make_search("embedding.backend=field_dim", space=wide, budget="1KB", scoring="supernet")
+    with pytest.raises(UserError, match=r"the smallest widths of the space take [\d,]+ bytes, the budget is 1,000;"):
+        run(scored, tmp_path / "wide", 1)
+    assert not (tmp_path / "wide" / "supernet").exists()
     run(search, tmp_path / "out", 1)
     with pytest.raises(UserError, match="exists already; continue it with --resume"):
         run(search, tmp_path / "out", 1)
