@@ -35,7 +35,7 @@ DATASETS: dict[str, tuple[str, str | None, str | None, dict[str, Any]]] = {
     "movielens-1m": ("table", "ml-1m/ctr.parquet", "datasets/movielens-1m/ctr.yaml", {}),
     "amazon-beauty": ("table", "amazon-beauty/ctr.parquet", "datasets/amazon/ctr.yaml", {}),
     "synthetic": ("synthetic", None, None, {"rows": 1_000_000, "ids": 100_000, "seed": 1}),
-    "synthetic-noise": ("synthetic", None, None, {"rows": 1_000_000, "ids": 100_000, "seed": 1, "signal_fields": 10}),
+    "synthetic-noise": ("synthetic", None, None, {"rows": 200_000, "ids": 20_000, "seed": 1, "signal_fields": 10}),
     "synthetic-5m": ("synthetic", None, None, {"rows": 2_000_000, "ids": 5_000_000, "seed": 1}),
 }
 
