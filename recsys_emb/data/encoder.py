@@ -36,12 +36,12 @@ class Encoder:
         """The encoder of a prepared dataset. Raises UserError when the folder is none or lacks a vocabulary."""
         dataset = open_dataset(path)
         schema = dataset.schema
-        files = {v: dataset.path / "vocabularies" / f"{v}.arrow" for v in schema.vocabularies}
-        if schema.ids == "vocabulary":
-            for file in files.values():
-                if not file.is_file():
-                    raise UserError(f"{file} is missing; prepare the dataset again")
-        indexes = {v: ValueIndex(None if schema.ids == "hash64" else file) for v, file in files.items()}
+        hashed = schema.ids == "hash64"
+        files = {v: None if hashed else dataset.path / "vocabularies" / f"{v}.arrow" for v in schema.vocabularies}
+        for file in files.values():
+            if file is not None and not file.is_file():
+                raise UserError(f"{file} is missing; prepare the dataset again")
+        indexes = {v: ValueIndex(file, schema.vocabularies[v]) for v, file in files.items()}
         return cls(schema, [FittedDense.model_validate(d) for d in dataset.manifest["dense"]], indexes)
 
     def encode(self, frame: pl.DataFrame, labels: np.ndarray | None = None) -> Split:

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from recsys_emb.data.schema import OOV_ID
 from recsys_emb.data.values import check_one_type, hash63
+from recsys_emb.errors import UserError
+from recsys_emb.files import one_line
 
 
 class ValueSpool:
@@ -123,19 +125,39 @@ def write_vocabulary(path: Path, values: pa.Array) -> int:
     return path.stat().st_size
 
 
+def _read_values(path: Path) -> pl.Series:
+    with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
+        column = reader.read_all().column("value")
+        if not (pa.types.is_integer(column.type) or pa.types.is_large_string(column.type)):
+            raise pa.ArrowTypeError(f"values of type {column.type}")
+        column.validate(full=True)  # on lengths or text that cannot be, polars panics
+        return pl.Series(column)
+
+
 class ValueIndex:
     """From raw values to ids, for rows that come after preparation.
 
     Args:
         path: a file of ``write_vocabulary``, or None where ids are hashes.
+        size: ids that there are, id 0 included.
+
+    Raises:
+        UserError: the file is missing or damaged, or has other than ``size - 1`` values.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, size: int) -> None:
         self._hashed = path is None
         if path is None:
             return
-        with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
-            values = pl.Series(reader.read_all().column("value"))
+        try:
+            values = _read_values(path)
+            self._index(values)
+        except (pa.ArrowException, pl.exceptions.PolarsError, OSError, KeyError, ValueError, MemoryError) as error:
+            raise UserError(f"{path}: damaged vocabulary ({one_line(error)})") from None
+        if len(values) != size - 1:
+            raise UserError(f"{path}: {len(values)} values, the schema says {size - 1}")
+
+    def _index(self, values: pl.Series) -> None:
         self._integers = values.dtype.is_integer()
         nulls = values.is_null().arg_true()
         self._null_id = int(nulls[0]) + 1 if len(nulls) else OOV_ID
@@ -143,6 +165,8 @@ class ValueIndex:
         if self._integers:
             known = known.sort("value")
             self._sorted = known["value"].cast(pl.Int64).to_numpy()
+            if not (self._sorted[1:] > self._sorted[:-1]).all():
+                raise ValueError("a value occurs twice")
         else:
             self._enum = pl.Enum(known["value"])
         self._ids = np.concatenate([known["id"].to_numpy().astype(np.int32), np.zeros(1, np.int32)])

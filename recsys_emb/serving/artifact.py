@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
@@ -36,7 +35,7 @@ from recsys_emb.embeddings.base import EmbeddingBackend, backend_registry
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.posttraining import posttraining_registry
 from recsys_emb.errors import UserError
-from recsys_emb.files import read_json
+from recsys_emb.files import one_line, read_json
 from recsys_emb.models.base import CTRModel, build_model, model_registry
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import load_tensors
@@ -130,12 +129,10 @@ class Artifact:
     @cached_property
     def encoder(self) -> Encoder:
         """Raw rows -> the model's input. Holds the vocabularies in memory, so it is made on first use."""
-        indexes = {name: ValueIndex(None) for name in self.schema.vocabularies}
-        for name, file in zip(self.schema.vocabularies, vocabulary_files(self.schema)):
-            try:
-                indexes[name] = ValueIndex(self.path / file)
-            except (pa.ArrowException, pl.exceptions.PolarsError, OSError, KeyError) as error:
-                raise UserError(f"{self.path / file}: damaged vocabulary ({_line(error)})") from None
+        sizes = self.schema.vocabularies
+        indexes = {name: ValueIndex(None, size) for name, size in sizes.items()}
+        for name, file in zip(sizes, vocabulary_files(self.schema)):
+            indexes[name] = ValueIndex(self.path / file, sizes[name])
         return Encoder(self.schema, self.manifest.rows.dense, indexes)
 
     def logits(self, frame: pl.DataFrame, batch_size: int | None = None) -> np.ndarray:
@@ -174,7 +171,7 @@ def load_artifact(path: str | Path, device: str = "auto") -> Artifact:
     try:
         model = build_model(config.model, manifest.fields, backend)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path / MANIFEST}: schema and model do not fit together ({_line(error)})") from None
+        raise UserError(f"{path / MANIFEST}: schema and model do not fit together ({one_line(error)})") from None
     stored = _load(path / EMBEDDING, backend.state_dict())
     backend.load_state_dict(stored, assign=True)
     dense = {k: v for k, v in model.state_dict().items() if not k.startswith(BACKEND_PREFIX)}
@@ -233,7 +230,7 @@ def _build_backend(path: Path, manifest: Manifest, config: RunConfig) -> Embeddi
     try:
         return cls(spec, sized, "meta")
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: these sizes do not fit the fields ({_line(error)})") from None
+        raise UserError(f"{where}: these sizes do not fit the fields ({one_line(error)})") from None
 
 
 def _load(file: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -250,10 +247,6 @@ def _load(file: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
                 f"{file}: array {name!r} is {got[1]} {got[0]}, expected {wanted[1]} {wanted[0]}; compact the run again"
             )
     return stored
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def arrays(backend: EmbeddingBackend[Any]) -> dict[str, Tensor]:
