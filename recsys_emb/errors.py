@@ -6,9 +6,12 @@ from __future__ import annotations
 class UserError(Exception):
     """A mistake in what the user gave: a config key, a file, a folder, an argument.
 
-    The message is one line: what was wrong, where (file, line, key), what is allowed.
-    The command line prints it without a traceback and exits with code 2.
+    The message is one line: what was wrong, where (file, line, key), what is allowed. Characters of a damaged file that
+    would break it, or the terminal, are escaped. The command line prints it without a traceback and exits with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 class OutOfReach(UserError):
