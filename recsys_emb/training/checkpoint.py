@@ -134,7 +134,11 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isdecimal() and name.isascii())
 
     def last(self) -> Path | None:
-        """The newest checkpoint to go on from: undamaged, and so is the best one that it knows."""
+        """The newest checkpoint to go on from: undamaged, and so is the best one that it knows.
+
+        Raises:
+            UserError: another version wrote it.
+        """
         for folder, best in self._newest_first():
             try:
                 check(folder, MODEL, OPTIMIZER, STATE)
@@ -159,15 +163,28 @@ class Checkpoints:
             folder = self.folder(step)
             try:
                 best = _manifest(folder).best
+            except _OtherVersion:
+                raise
             except UserError as error:
                 _log.warning("%s; going on from an older checkpoint", error)
                 continue
             yield folder, None if best is None else self.folder(best)
 
 
+class _OtherVersion(UserError):
+    """Not damage: an older checkpoint is as foreign, and to train from the beginning would throw all of them away."""
+
+
 def _manifest(folder: Path) -> _Manifest:
+    tree = read_json(folder / MANIFEST)
+    version = tree.get("format_version")
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise _OtherVersion(
+            f"{folder}: a checkpoint of format {version}, this version reads {FORMAT_VERSION}; go on with the version "
+            "that wrote it (env.json of the run), or begin a new run"
+        )
     try:
-        return _Manifest.model_validate(read_json(folder / MANIFEST))
+        return _Manifest.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{folder / MANIFEST}: {explain(error, _Manifest)}") from None
 

@@ -86,7 +86,7 @@ class ModelOptimizer:
         return {f"dense.{i}.{k}": v for i, values in states.items() for k, v in values.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], steps: int) -> None:
-        """Restores ``state_dict()`` after ``steps`` steps."""
+        """Restores ``state_dict()`` after ``steps`` steps. Raises ValueError when it is of another model."""
         parts: dict[str, dict[int, dict[str, Tensor]]] = {"table": {}, "dense": {}}
         for name, value in state.items():
             kind, number, key = name.split(".", 2)
@@ -94,8 +94,20 @@ class ModelOptimizer:
         for i, table in enumerate(self.tables):
             table.load_state_dict(parts["table"].get(i, {}), steps)
         if self.dense:
+            self._check_dense(parts["dense"], steps)
             current = self.dense.state_dict()
             self.dense.load_state_dict({"state": parts["dense"], "param_groups": current["param_groups"]})
+
+    def _check_dense(self, states: Mapping[int, Mapping[str, Tensor]], steps: int) -> None:
+        """torch takes any state and fails, or starts from zeros, at the next step."""
+        if steps and not states:
+            raise ValueError("no state of weights outside tables")
+        shapes = dict(enumerate(list(p.shape) for p in self.copied))
+        for number, values in states.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                found = list(values[name].shape)
+                if found != shapes.get(number):
+                    raise ValueError(f"dense.{number}.{name} has shape {found}, expected {shapes.get(number)}")
 
     def state_bytes(self) -> int:
         return sum(t.state_bytes() for t in self.tables) + sum(v.nbytes for v in self._dense_state().values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from recsys_emb.config import TrainingConfig
 from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.distributed.world import World
 from recsys_emb.errors import UserError
-from recsys_emb.files import one_line, read_json_as
+from recsys_emb.files import one_line, read_json, read_json_as
 from recsys_emb.models.base import CTRModel
 from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import OPTIMIZER, STATE, Checkpoints, check, load_model, load_tensors
@@ -272,7 +272,7 @@ class Trainer:
             return
         load_model(self.model, folder)
         tensors = load_tensors(folder / OPTIMIZER)
-        p = self.progress = read_json_as(folder / STATE, Progress)
+        p = self.progress = _read_progress(folder)
         if p.step < 0 or not 0 <= p.batch < max(len(self.train), 1):
             raise UserError(f"{folder / STATE}: batch {p.batch} of {len(self.train)}; restore the run or begin anew")
         try:
@@ -287,7 +287,7 @@ class Trainer:
         check(folder, OPTIMIZER, STATE)
         tensors = load_tensors(folder / OPTIMIZER)
         tensors = {k: v for k, v in tensors.items() if not k.startswith("random_state")}
-        before = read_json_as(folder / STATE, Progress)
+        before = _read_progress(folder)
         self.progress.carried_steps = before.carried_steps + before.step
         self.optimizer.load_state_dict(tensors, self.progress.carried_steps)
         self.optimizer.set_learning_rate(self.progress.learning_rate)
@@ -296,6 +296,15 @@ class Trainer:
         """Parameters, buffers and optimizer state, of all processes."""
         tensors: list[Any] = [*self.model.parameters(), *self.model.buffers()]
         return self.world.total(sum(t.nbytes for t in tensors) + self.optimizer.state_bytes())
+
+
+def _read_progress(folder: Path) -> Progress:
+    """Raises UserError on a state with more or fewer facts than there are: defaults would be silent mistakes."""
+    file = folder / STATE
+    differ = sorted(read_json(file).keys() ^ {f.name for f in fields(Progress)})
+    if differ:
+        raise UserError(f"{file}: {differ[0]} is missing or unknown; go on with the version that wrote it (env.json)")
+    return read_json_as(file, Progress)
 
 
 @torch.inference_mode()

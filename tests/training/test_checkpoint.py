@@ -131,7 +131,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda f: (f / "manifest.json").unlink(), "manifest.json: cannot be read"),
     (lambda f: (f / "manifest.json").write_text("{"), "manifest.json: not valid JSON"),
     (lambda f: (f / "manifest.json").write_text("[" * 100_000), "manifest.json: not valid JSON"),
-    (forge(lambda t: t.update(format_version=2)), "manifest.json: format_version"),
+    (forge(lambda t: t.update(format_version="1")), "manifest.json: format_version"),
     (forge(lambda t: t.update(best=-1)), "manifest.json: best"),
     (forge(lambda t: t["files"].update({"../../x": t["files"]["state.json"]})), "manifest.json: files"),
     (forge(lambda t: t["files"]["state.json"].update(bytes=-1)), "manifest.json: files"),
@@ -152,6 +152,14 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     assert "\n" not in warning
     save(checkpoints, 22, 15)  # the run goes on from 20: what was ahead goes
     assert kept(checkpoints) == [15, 20, 22]
+
+
+def test_checkpoints_of_another_version_are_not_passed_over(checkpoints: Checkpoints) -> None:
+    forge(lambda t: t.update(format_version=2))(checkpoints.folder(25))
+    for read in (checkpoints.last, checkpoints.best):
+        with pytest.raises(UserError, match="25: a checkpoint of format 2, this version reads 1; go on with"):
+            read()
+    assert kept(checkpoints) == [15, 20, 25]
 
 
 def test_without_its_best_a_checkpoint_is_not_gone_on_from(tmp_path: Path) -> None:

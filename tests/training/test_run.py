@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,59 @@ def test_a_loss_that_is_not_finite_stops_at_once(prepared: Path, tmp_path: Path)
         trainer._step(batch)
     assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
     trainer._step(next(iter(trainer.train)))  # and the next batch trains as if nothing had been
+
+
+def pop(*names: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda tree: [tree.pop(name) for name in names]
+
+
+def only(*prefixes: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda tree: [tree.pop(name) for name in list(tree) if not name.startswith(prefixes)]
+
+
+def longer(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda tree: tree.update({name: torch.cat([tree[name], tree[name]])})
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "model",
+            pop("embedding.backend.table.weight"),
+            "10: does not fit the run's config .*Missing",
+        ),
+        ("model", longer("embedding.backend.table.weight"), "does not fit the run's config .*size mismatch"),
+        ("optimizer", pop("random_state"), r"optimizer.safetensors: does not fit the run's config \('random_state"),
+        (
+            "optimizer",
+            longer("table.0.exp_avg"),
+            r"optimizer.safetensors: does not fit .* has shape \[\d+, 5\], expected",
+        ),
+        ("optimizer", pop("table.0.exp_avg"), r"optimizer.safetensors: does not fit the run's config \('exp_avg'\)"),
+        ("optimizer", longer("dense.0.exp_avg"), r"does not fit .* \(dense.0.exp_avg has shape"),
+        ("optimizer", only("table", "random_state"), "does not fit .* .no state of weights outside tables"),
+        ("state", pop("flat"), "state.json: flat is missing or unknown; go on with the version that wrote it"),
+        ("state", lambda tree: tree.update(more=1), "state.json: more is missing or unknown"),
+        ("state", lambda tree: tree.update(step="x"), "state.json: step: "),
+        ("state", lambda tree: tree.update(batch=10), "state.json: batch 10 of 10"),
+    ],
+)
+def test_a_checkpoint_that_fits_nothing_is_refused_in_one_line(
+    prepared: Path, tmp_path: Path, file: str, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    """Its checksums are right: another version, or a forger, wrote it."""
+    config = config_for(prepared)
+    with pytest.raises(Killed):
+        running.train(config, tmp_path / "run", KilledAt(14))
+    written = Checkpoints(tmp_path / "run/checkpoints/train")
+    folder = written.folder(10)
+    trees = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "optimizer")}
+    trees["state"] = json.loads((folder / "state.json").read_text())
+    change(trees[file])
+    written.save(10, trees["model"], trees["optimizer"], trees["state"], 10)
+    with pytest.raises(UserError, match=message):
+        running.train(config, tmp_path / "run", Silent(), resume=True)
 
 
 def test_loss_is_weighted_cross_entropy(prepared: Path, tmp_path: Path) -> None:
