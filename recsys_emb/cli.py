@@ -129,7 +129,7 @@ def train(
     `torchrun --nproc-per-node 2 -m recsys_emb train CONFIG --out RUN` does it on two processes.
     """
     from recsys_emb.config import load_config
-    from recsys_emb.distributed.launch import rank, started_by_torchrun
+    from recsys_emb.distributed.launch import rank, restarted, started_by_torchrun
     from recsys_emb.report import run_table
     from recsys_emb.training.run import default_out
     from recsys_emb.training.run import train as run_training
@@ -144,7 +144,7 @@ def train(
     folder = out or default_out(parsed)
     title = f"{parsed.model.name} {parsed.embedding.backend}"
     with stop_on_signals() as stop, _reporter(title, as_json or rank() > 0) as reporter:
-        report = run_training(parsed, folder, reporter, resume, stop=stop)
+        report = run_training(parsed, folder, reporter, resume or restarted(), stop=stop)
     if rank() > 0:
         return
     if as_json:

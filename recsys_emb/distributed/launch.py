@@ -23,3 +23,8 @@ def local_rank() -> int:
 def local_size() -> int:
     """How many there are on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def restarted() -> bool:
+    """Whether torchrun (``--max-restarts``) started the processes again after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from recsys_emb import cli
 from recsys_emb.training.run_dir import load_run
 
 
-def torchrun(file: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+def torchrun(file: Path, out: Path, *arguments: str, restarts: int = 0) -> subprocess.Popen[str]:
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts)]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m"]
     return subprocess.Popen(
         [*command, "recsys_emb", "train", str(file), "--out", str(out), "--json", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -26,6 +28,23 @@ def torchrun(file: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def newest(out: Path) -> int:
+    """Step of the newest checkpoint, 0 while there is none."""
+    return max((int(p.parent.name[5:]) for p in out.glob("checkpoints/train/step-*/manifest.json")), default=0)
+
+
+def ranks_with_checkpoint(started: subprocess.Popen[str], out: Path, since: int, ended: Sequence[int]) -> list[int]:
+    """Ids of two processes, none of them ``ended``, once a checkpoint newer than ``since`` is there."""
+    deadline = time.monotonic() + 300
+    ranks: list[int] = []
+    while newest(out) <= since or len(ranks) != 2 or set(ranks) & set(ended):
+        assert started.poll() is None, started.stderr.read() if started.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        ranks = children(started.pid)
+    return ranks
 
 
 def children(pid: int) -> list[int]:
@@ -42,23 +61,18 @@ def test_a_process_that_dies_ends_all_and_the_run_continues(prepared: Path, tmp_
         "device": "cpu",
     }
     file.write_text(yaml.safe_dump(config))
-    started = torchrun(file, out)
+    started = torchrun(file, out, restarts=1)
     try:
-        checkpoints = out / "checkpoints" / "train"
-        deadline = time.monotonic() + 300
-        while not list(checkpoints.glob("step-*/state.json")):
-            assert started.poll() is None, started.stderr.read() if started.stderr else ""
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        ranks = children(started.pid)
-        assert len(ranks) == 2
+        first = ranks_with_checkpoint(started, out, since=0, ended=[])
+        os.kill(first[1], signal.SIGKILL)  # torchrun starts both again, which go on from the checkpoint
+        ranks = ranks_with_checkpoint(started, out, since=newest(out), ended=first)
         os.kill(ranks[1], signal.SIGKILL)
         _, error = started.communicate(timeout=60)
     finally:
         started.kill()
     assert started.returncode == 1
     assert f"Signal 9 (SIGKILL) received by PID {ranks[1]}" in error
-    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in [*first, *ranks])
     assert not (out / "DONE").exists()
 
     output, error = torchrun(file, out, "--resume").communicate(timeout=300)
