@@ -21,6 +21,8 @@ from recsys_emb.training.run import train
 from recsys_emb.training.runtime import quiet_torch
 from recsys_emb.training.trainer import Progress
 
+SEEN = "seen.json"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -63,8 +65,18 @@ def one_run(run: Run) -> dict[str, Any]:
     return {"losses": reporter.seen, "report": report}
 
 
+def alone(run: Run) -> None:
+    """On one process, noted as ``run_all`` notes it."""
+    (run.out / SEEN).write_text(json.dumps(one_run(run)))
+
+
+def seen(run: Path) -> dict[str, Any]:
+    """What a run gave."""
+    return json.loads((run / SEEN).read_text())
+
+
 def run_all(processes: int, runs: Sequence[Run]) -> None:
-    """``one_run`` of each of ``runs``, each on ``processes`` processes; what it gave is noted in RUN/seen.json."""
+    """``one_run`` of each of ``runs``, each on ``processes`` processes; what it gave is noted in the run's folder."""
     # A server that has imported everything forks the processes: it never computed, so its state is safe to copy.
     mp.get_context("forkserver").set_forkserver_preload(["recsys_emb.training.run", "recsys_emb.distributed.tables"])
     with tempfile.TemporaryDirectory() as folder:
@@ -78,9 +90,9 @@ def _rank(rank: int, processes: int, runs: Sequence[Run], folder: str) -> None:
     asked = _count_asked(rank, processes)
     for run in runs:
         asked.clear()
-        seen = {**one_run(run), "asked": sum(asked)}
+        gave = {**one_run(run), "asked": sum(asked)}
         if rank == 0:
-            (run.out / "seen.json").write_text(json.dumps(seen))
+            (run.out / SEEN).write_text(json.dumps(gave))
         dist.barrier()
     dist.destroy_process_group()
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recsys_emb import list_backends
 from recsys_emb.config import parse_config
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
@@ -21,35 +20,8 @@ from recsys_emb.distributed.plan import plan_run
 from recsys_emb.serving import write_artifact
 from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.run_dir import load_run
-from tests.distributed.ranks import Run, one_run, run_all
-
-DRAWS = {"optembed", "matryoshka"}
-"""Backends that draw random widths in training, every process its own, so that no losses are equal."""
-BACKENDS = [name for name in list_backends() if name not in DRAWS]
-
-
-def config(data: Path, backend: str = "full", model: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:
-    return {
-        "data": {"path": str(data)},
-        "model": model or {"name": "deepfm", "embedding_dim": 4, "hidden": [8]},
-        "embedding": {
-            "backend": backend,
-            "budget": None if backend in ("full", *DRAWS) else 0.7,
-            "options": {"importance": True} if backend == "multi_hash" else {},
-            "init_std": 0.1,
-        },
-        # Nine batches an epoch, the last of 2 of the 2,378 rows: fewer than three processes want.
-        "training": {
-            "max_steps": 12,
-            "eval_every": 4,
-            "batch_size": 297,
-            "precision": "fp32",
-            "learning_rate": 0.02,
-            "l2_embedding": 0.01,
-            **training,
-        },
-        "device": "cpu",
-    }
+from tests.distributed.cases import BACKENDS, STEPS, before_retraining, config
+from tests.distributed.ranks import Run, alone, one_run, run_all, seen
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +67,6 @@ def cases(prepared: Path, histories: Path) -> dict[str, dict[str, Any]]:
 CASES = sorted([*BACKENDS, "rowwise_adagrad", "sgd", "dense_adam", "clipped", "din"])
 
 
-def alone(run: Run) -> None:
-    """On one process, noted as ``run_all`` notes it."""
-    seen = one_run(run)
-    (run.out / "seen.json").write_text(json.dumps(seen))
-
-
 @pytest.fixture(scope="module")
 def folder(prepared: Path, histories: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case on one process (``1-CASE``) and on two; runs stopped and continued on other numbers of processes."""
@@ -109,6 +75,7 @@ def folder(prepared: Path, histories: Path, tmp_path_factory: pytest.TempPathFac
     stopped = {name: everything[name] for name in ("full", "mixed_dim")}
     for name, of in everything.items():
         alone(Run(of, out / f"1-{name}", finish=name == "qr"))
+    alone(Run(config(prepared, "optembed"), out / "1-optembed"))
     for name, of in stopped.items():
         alone(Run(of, out / f"1to2-{name}", stop_at=6))
     run_all(
@@ -118,7 +85,8 @@ def folder(prepared: Path, histories: Path, tmp_path_factory: pytest.TempPathFac
             *(Run(of, out / f"2to{w}-{name}", stop_at=6) for name, of in stopped.items() for w in (1, 3)),
             *(Run(of, out / f"1to2-{name}", resume=True) for name, of in stopped.items()),
             Run(config(prepared, "optembed"), out / "2-optembed"),
-            Run(config(prepared, "matryoshka"), out / "2-matryoshka"),
+            Run(config(prepared, "optembed"), before_retraining(out / "1-optembed", out / "2-retrain"), resume=True),
+            Run(config(prepared, "matryoshka", options={}), out / "2-widths"),
         ],
     )
     for name, of in stopped.items():
@@ -132,10 +100,6 @@ def folder(prepared: Path, histories: Path, tmp_path_factory: pytest.TempPathFac
         ],
     )
     return out
-
-
-def seen(run: Path) -> dict[str, Any]:
-    return json.loads((run / "seen.json").read_text())
 
 
 def same(one: Path, several: Path) -> None:
@@ -159,8 +123,14 @@ def same(one: Path, several: Path) -> None:
 def test_two_processes_give_what_one_gives(folder: Path, case: str) -> None:
     same(folder / f"1-{case}", folder / f"2-{case}")
     one, two = (seen(folder / f"{w}-{case}")["losses"] for w in (1, 2))
-    assert len(one) == 12
+    assert len(one) == STEPS
     assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_optembed_trains_again_on_two_processes_as_on_one(folder: Path) -> None:
+    one, two = (seen(folder / name)["losses"] for name in ("1-optembed", "2-retrain"))
+    assert len(two) == STEPS
+    assert two == pytest.approx(one[-STEPS:], rel=1e-4)
 
 
 @pytest.mark.parametrize("case", ["full", "din"])
@@ -202,7 +172,7 @@ def test_plan_says_what_two_processes_take(folder: Path, prepared: Path, histori
 
 
 def test_random_widths_train_too(folder: Path) -> None:
-    report = seen(folder / "2-matryoshka")["report"]
+    report = seen(folder / "2-widths")["report"]
     assert report["steps"] == 12
     assert 0.4 < report["valid_auc"] < 1
 

@@ -1,0 +1,56 @@
+"""Trainings that give the same losses on any number of processes, for every backend."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from recsys_emb import list_backends
+
+STEPS = 12
+BACKENDS = [name for name in list_backends() if name != "optembed"]
+"""All but the one that searches, which a single process has to do; see ``before_retraining``."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "multi_hash": {"importance": True},
+    "matryoshka": {"choices": [4]},  # of several widths every process draws its own
+    "optembed": {"generations": 1, "parents": 2, "mutations": 2, "crossovers": 2},
+}
+UNBOUNDED = {"full", "optembed", "matryoshka"}
+
+
+def config(
+    data: Path,
+    backend: str = "full",
+    model: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    **training: Any,
+) -> dict[str, Any]:
+    return {
+        "data": {"path": str(data)},
+        "model": model or {"name": "deepfm", "embedding_dim": 4, "hidden": [8]},
+        "embedding": {
+            "backend": backend,
+            "budget": None if backend in UNBOUNDED else 0.7,
+            "options": OPTIONS.get(backend, {}) if options is None else options,
+            "init_std": 0.1,
+        },
+        # Nine batches an epoch, the last of 2 of the 2,378 rows: fewer than three processes want.
+        "training": {
+            "max_steps": STEPS,
+            "eval_every": 4,
+            "batch_size": 297,
+            "precision": "fp32",
+            "learning_rate": 0.02,
+            "l2_embedding": 0.01,
+            **training,
+        },
+        "device": "cpu",
+    }
+
+
+def before_retraining(run: Path, copy: Path) -> Path:
+    """A copy of a run of ``optembed``, compacted but not yet trained again."""
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints/retrain")
+    return copy
