@@ -34,6 +34,7 @@ PHASES = {
     ("run_dir.py", "finish"): "finishing",
 }
 """Functions whose calls are told apart, by file and name."""
+ELSEWHERE = "elsewhere"
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
@@ -43,12 +44,14 @@ _context.set_forkserver_preload([__name__])
 class Ended:
     """How a process ended: exit code (negative: the signal that killed it), stdout, stderr, calls made.
 
+    where: the phase in which the signal came.
     phases: calls between the begin and the end of each function of ``PHASES``, as (name, first, last).
     """
 
     code: int
     out: str
     err: str
+    where: str = ""
     calls: int = 0
     phases: list[tuple[str, int, int]] = field(default_factory=list)
 
@@ -66,6 +69,9 @@ def recsys_emb(
     process.join()
     assert process.exitcode is not None
     ended = Ended(process.exitcode, (scratch / "out").read_text(), (scratch / "err").read_text())
+    if at:
+        ended.where = (scratch / "where").read_text() if (scratch / "where").is_file() else ""
+        (scratch / "where").unlink(missing_ok=True)
     if (scratch / "calls").is_file():
         facts = json.loads((scratch / "calls").read_text())
         ended.calls, ended.phases = facts["calls"], [tuple(p) for p in facts["phases"]]
@@ -96,6 +102,7 @@ def _child(arguments: list[str], scratch: Path, by: signal.Signals | None, at: i
         calls += 1
         if calls == at:
             assert by is not None
+            (scratch / "where").write_text(open_phases[-1][1] if open_phases else ELSEWHERE)
             os.kill(os.getpid(), by)
         if event == "call":
             code = frame.f_code

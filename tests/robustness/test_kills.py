@@ -13,25 +13,7 @@ import pytest
 from recsys_emb.training.lock import sole_writer
 from recsys_emb.training.run_dir import load_run
 from tests.robustness.kills import Ended, Victim
-
-
-def config_for(data: Path, backend: str = "full") -> dict[str, Any]:
-    """2,400 rows in steps of 256: 10 an epoch, evaluations every 4."""
-    searched = {"generations": 1, "mutations": 2, "crossovers": 2, "parents": 2}
-    return {
-        "data": {"path": str(data)},
-        "model": {"name": "deepfm", "embedding_dim": 4, "hidden": [16], "dropout": 0.1},
-        "embedding": {
-            "backend": backend,
-            "budget": None if backend == "full" else 0.5,
-            "options": searched if backend == "optembed" else {},
-        },
-        "training": {
-            **{"epochs": 2, "batch_size": 256, "learning_rate": 0.03, "eval_every": 4},
-            **{"precision": "fp32", "patience": 9, "l2_embedding": 1e-3},
-        },
-        "device": "cpu",
-    }
+from tests.robustness.survival import kill_and_continue, random_phases, uninterrupted
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +22,10 @@ def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
     class Runs(dict[str, tuple[Victim, Ended]]):
         def __missing__(self, backend: str) -> tuple[Victim, Ended]:
-            victim = Victim(config_for(prepared, backend), tmp_path_factory.mktemp(backend))
-            ended = victim.train()
-            assert ended.code == 0, ended.err
-            self[backend] = victim, ended
+            self[backend] = uninterrupted(prepared, backend, tmp_path_factory.mktemp(backend))
             return self[backend]
 
     return Runs()
-
-
-def moments(ended: Ended, phase: str) -> list[int]:
-    return [n for name, first, last in ended.phases for n in range(first, last) if name == phase]
-
-
-def kill_and_continue(whole: tuple[Victim, Ended], folder: Path, phases: list[str], draw: random.Random) -> None:
-    """One run, killed in each of ``phases`` one after another ("" is anywhere), gives the result of ``whole``."""
-    victim = Victim(whole[0].config, folder)
-    for phase in phases:
-        ended = whole[1]
-        at = draw.choice(moments(ended, phase)) if phase else draw.randrange(1, ended.calls)
-        killed = victim.train(signal.SIGKILL, at)
-        if killed.code == 0:  # a resumed run makes fewer calls
-            break
-        assert killed.code == -signal.SIGKILL, killed.err
-    done = victim.train()
-    assert done.code == 0, done.err
-    assert victim.result() == whole[0].result()
 
 
 @pytest.mark.parametrize(
@@ -86,10 +46,7 @@ def test_killed_between_stages(whole: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_killed_anywhere(whole: Any, tmp_path: Path, backend: str, seed: int) -> None:
     draw = random.Random(seed)
-    phases = ["", "", "writing a checkpoint", "evaluating", "a step"]
-    if backend == "optembed":
-        phases += ["between stages", "searching"]
-    kill_and_continue(whole[backend], tmp_path / "a", draw.sample(phases, 3), draw)
+    kill_and_continue(whole[backend], tmp_path / "a", random_phases(backend, draw), draw)
 
 
 @pytest.mark.parametrize(("by", "code", "phase"), [(signal.SIGTERM, 143, "a step"), (signal.SIGINT, 130, "evaluating")])

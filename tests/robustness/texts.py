@@ -161,9 +161,10 @@ def record(lines: list[str], start: int) -> tuple[list[str], int]:
                 return [], count
         else:
             end = text.find(",", at)
-            value, at = (text[at:], len(text)) if end < 0 else (text[at:end], end)
-        if at == len(text) or text[at] != ",":
-            values.append(value.rstrip("\r") if at == len(text) else value)
-            return ([] if any("\r" in v.replace("\r\n", "") for v in values) else values), count
+            value, at = (text[at:].rstrip("\r"), len(text)) if end < 0 else (text[at:end], end)
+            if "\r" in value:
+                return [], count
         values.append(value)
+        if text[at : at + 1] != ",":
+            return values, count
         at += 1
