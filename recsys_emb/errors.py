@@ -15,4 +15,12 @@ class UserError(Exception):
 
 
 class OutOfReach(UserError):
-    """A memory budget that a method cannot meet; the message says the least bytes that it can."""
+    """A memory budget that a method cannot meet; the message says the least bytes that it can.
+
+    Attributes:
+        least: these bytes.
+    """
+
+    def __init__(self, message: str, least: int) -> None:
+        super().__init__(message)
+        self.least = least

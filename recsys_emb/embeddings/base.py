@@ -314,5 +314,5 @@ register = backend_registry.register
 def out_of_reach(method: str, budget: int, least: int) -> OutOfReach:
     """The error of every ``plan`` whose budget cannot be met."""
     return OutOfReach(
-        f"embedding.budget: {method} cannot fit in {budget:,} bytes; the least it can reach is {least:,} bytes"
+        f"embedding.budget: {method} cannot fit in {budget:,} bytes; the least it can reach is {least:,} bytes", least
     )

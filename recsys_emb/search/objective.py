@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.embeddings.base import backend_registry
-from recsys_emb.errors import UserError
+from recsys_emb.errors import OutOfReach, UserError
 from recsys_emb.search.config import Search
 from recsys_emb.training.run import plan, train
 from recsys_emb.training.trainer import Progress, Reporter
@@ -115,17 +115,22 @@ def planned_bytes(search: Search, config: RunConfig) -> int:
     budget = search.budget
     try:
         size = plan(config, search.dataset).build("meta").serving_bytes()
+    except OutOfReach as error:
+        raise _infeasible(error, error.least, budget) from None
     except UserError as error:
         free = config.model_copy(update={"embedding": config.embedding.model_copy(update={"budget": None})})
         try:
             size = plan(free, search.dataset).build("meta").serving_bytes()
         except UserError:
             raise error from None  # no matter of bytes
-        excess = size / budget - 1 if budget is not None and size > budget else 1.0
-        raise Infeasible(str(error), size, excess) from None
+        raise _infeasible(error, size, budget) from None
     if budget is not None and size > budget:
         raise _too_large(size, budget)
     return size
+
+
+def _infeasible(error: UserError, size: int, budget: int | None) -> Infeasible:
+    return Infeasible(str(error), size, size / budget - 1 if budget is not None and size > budget else 1.0)
 
 
 def _too_large(size: int, budget: int) -> Infeasible:

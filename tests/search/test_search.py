@@ -21,7 +21,7 @@ from recsys_emb.config import load_config
 from recsys_emb.errors import UserError
 from recsys_emb.search import study as studying
 from recsys_emb.search.config import Search
-from recsys_emb.search.objective import TrainObjective, TrialReporter, quiet_optuna
+from recsys_emb.search.objective import Infeasible, TrainObjective, TrialReporter, planned_bytes, quiet_optuna
 from recsys_emb.search.run import run_search
 from recsys_emb.search.terminal import notes, quiet
 from recsys_emb.training.progress import Silent
@@ -246,6 +246,15 @@ def test_two_processes_on_one_study(make_search: MakeSearch, tmp_path: Path) -> 
     assert [t.params for t in study.trials] == [t.params for t in study_of(alone).trials]
     with pytest.raises(UserError, match=r"--study both: exists in sqlite:.*; continue it with --resume"):
         run(search, tmp_path / "third", 4, storage=url, name="both")
+
+
+def test_an_infeasible_trial_takes_the_least_that_its_method_can(make_search: MakeSearch) -> None:
+    search = make_search("embedding.backend=field_dim", budget="1KB", space=RATE)
+    with pytest.raises(Infeasible, match="the least it can reach is") as found:
+        planned_bytes(search, search.run_config({}))
+    assert f"{found.value.bytes:,} bytes" in str(found.value)
+    assert found.value.bytes < search.full_bytes
+    assert found.value.excess == found.value.bytes / 1000 - 1
 
 
 class KillsOne(Silent):
