@@ -24,3 +24,7 @@ class OutOfReach(UserError):
     def __init__(self, message: str, least: int) -> None:
         super().__init__(message)
         self.least = least
+
+    def __reduce__(self) -> tuple[type[OutOfReach], tuple[str, int]]:
+        """A worker process hands its error on."""
+        return OutOfReach, (str(self), self.least)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from recsys_emb.errors import UserError
+from multiprocessing.reduction import ForkingPickler
+
+from recsys_emb.errors import OutOfReach, UserError
 
 
 def test_a_message_is_one_line_whatever_it_quotes() -> None:
     assert str(UserError("no column 'a\x0bb\n\u2028\x1b[31m'; it has Zürich")) == (
         r"no column 'a\x0bb\n\u2028\x1b[31m'; it has Zürich"
     )
+
+
+def test_an_error_comes_out_of_a_worker_process_as_it_was() -> None:
+    raised = OutOfReach("embedding.budget: too small", 7)
+    back = ForkingPickler.loads(ForkingPickler.dumps(raised))
+    assert (type(back), str(back), back.least) == (OutOfReach, str(raised), 7)
