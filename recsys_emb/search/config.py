@@ -47,6 +47,12 @@ class SearchConfig(BaseModel):
         "train", description="supernet: trials are scored on one network of nested widths, the best are trained"
     )
     retrain: int = Field(5, ge=1, description="how many of the best scored trials are trained from scratch")
+    narrow: float = Field(
+        1e-4,
+        ge=0,
+        description="supernet: what each table of the best scored trials may lose of the score by getting narrower "
+        "before they are trained; fields of no use end at the least width",
+    )
     tolerance: float = Field(
         0.001, ge=0, description="pareto: the winner is the smallest table within this much of the best AUC"
     )

@@ -19,6 +19,7 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import unused
 from recsys_emb.search.baselines import baselines
 from recsys_emb.search.config import Search
+from recsys_emb.search.narrow import by_table, narrowed
 from recsys_emb.search.objective import (
     BASELINE,
     CONFIG,
@@ -112,7 +113,7 @@ def run_search(
             Supernet.train(search.base, out / "supernet", reporter, resume=True, choices=choices)
             scoring = SupernetObjective(search, out / "supernet")
             work_off([first, Job(search, inner, scoring, trials, say)], jobs)
-            _enqueue_best(search, study, outside)
+            _enqueue_best(search, study, outside, scoring)
             work_off([first], jobs)
         return finish(search, out, study, outside)
 
@@ -151,7 +152,7 @@ def _says_what_is_lost() -> Iterator[None]:
 
 def _check_reach(search: Search) -> None:
     """Raises UserError when not even the smallest widths fit, before a supernet is trained for nothing."""
-    smallest = search.run_config({path: min(p.choices) for p in search.space.params for path in p.paths})
+    smallest = search.run_config({path: min(map(p.value, p.probes())) for p in search.space.params for path in p.paths})
     try:
         planned_bytes(search, smallest)
     except Infeasible as infeasible:
@@ -187,18 +188,22 @@ def _point(search: Search, config: RunConfig) -> dict[str, Any] | None:
     return params if same else None
 
 
-def _enqueue_best(search: Search, study: Study, outside: Study) -> None:
-    """Puts the best scored candidates in the queue of what is trained."""
+def _enqueue_best(search: Search, study: Study, outside: Study, scoring: SupernetObjective) -> None:
+    """Puts the best scored candidates, narrowed, in the queue of what is trained."""
     known = {t.user_attrs.get("candidate") for t in outside.get_trials(deepcopy=False)}
     for trial in best_scored(search, study):
         if trial.number not in known:
+            score = scoring.supernet.score
+            widths = {p.name: p.value(trial.params[p.name]) for p in search.space.params}
+            widths = narrowed(search.space, widths, score, search.config.narrow)
+            config = search.run_config({path: widths[p.name] for p in search.space.params for path in p.paths})
             outside.enqueue_trial(
                 {},
                 user_attrs={
-                    CONFIG: trial.user_attrs[CONFIG],
+                    CONFIG: as_json(config),
                     RUN: f"retrained/{trial.number:04d}",
                     "candidate": trial.number,
-                    "score": trial.user_attrs["auc"],
+                    "score": score(by_table(search.space, widths)),
                 },
             )
 
