@@ -16,8 +16,6 @@ from recsys_emb.report.sizes import MB
 SHOWN_IMPORTANCES = 20
 """Parameters in the plot of importances; the least important ones are left out."""
 
-_NAMED_FIELDS = 40  # more names than this would lie on top of each other
-
 
 def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
     """Validation AUC by trial, the best so far as a line; infeasible and failed trials are marks on the floor.
@@ -46,10 +44,10 @@ def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
                 floor = ax.get_xaxis_transform()
                 style: dict[str, Any] = {"linestyle": "none", "color": COLOURS[6], "markersize": 7, "clip_on": False}
                 ax.plot(numbers, [0] * len(numbers), marker=marker, transform=floor, label=state, **style)
-        for row in outside:
+        for i, row in enumerate(outside):  # names side by side, since the lines may lie close together
             ax.axhline(row["auc"], color=COLOURS[1], linewidth=1, linestyle=":")
             across = ax.get_yaxis_transform()
-            ax.text(0.01, row["auc"], plain(row["enqueued"]), transform=across, va="bottom", fontsize=8)
+            ax.text(0.01 + 0.22 * i, row["auc"], plain(row["enqueued"]), transform=across, va="bottom", fontsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("Trial")
         ax.set_ylabel("Validation AUC" if figure == "auc" else "Validation AUC on the supernet")
@@ -75,9 +73,9 @@ def pareto(trials: Rows, budget_bytes: float | None = None, ax: Axes | None = No
         xs, ys = [megabytes(row) for row in front], [row["auc"] for row in front]
         ax.step(xs, ys, where="post", color=COLOURS[0], linewidth=1.3)
         ax.plot(xs, ys, linestyle="none", marker="D", color=COLOURS[0], markersize=4.5, label="Pareto front")
-        for row in baselines:
-            at = (megabytes(row), row["auc"])
-            ax.annotate(plain(row["enqueued"]), at, xytext=(5, -9), textcoords="offset points", fontsize=8)
+        for i, row in enumerate(sorted(baselines, key=megabytes)):  # names below and above by turns
+            at, name = (megabytes(row), row["auc"]), plain(row["enqueued"])
+            ax.annotate(name, at, xytext=(5, 4 if i % 2 else -9), textcoords="offset points", fontsize=8)
         sizes = [megabytes(row) for row in rows]
         if budget_bytes:
             sizes.append(budget_bytes / MB)
@@ -93,7 +91,7 @@ def pareto_front(trials: Rows) -> list[dict[str, Any]]:
     """The finished trials that no other beats in both AUC and serving size, smallest first."""
     rows = [row for row in records(trials) if row["state"] == "complete" and row["serving_bytes"] is not None]
     front: list[dict[str, Any]] = []
-    for row in sorted(rows, key=lambda row: (row["serving_bytes"], -row["auc"], row["number"])):
+    for row in sorted(rows, key=lambda row: (row["serving_bytes"], -row["auc"])):
         if not front or row["auc"] > front[-1]["auc"]:
             front.append(row)
     return front
@@ -143,10 +141,6 @@ def widths(tables: Rows, ax: Axes | None = None) -> Axes:
     with styled():
         ax = ax or new_axes()[0]
         ax.plot([row["ids"] for row in rows], [row["width"] for row in rows], "o", color=COLOURS[0], markersize=5)
-        if len(rows) <= _NAMED_FIELDS:
-            for row in rows:
-                at = (row["ids"], row["width"])
-                ax.annotate(plain(row["name"]), at, xytext=(3, 4), textcoords="offset points", fontsize=7)
         log_axis(ax, [row["ids"] for row in rows])
         ax.set_yscale("symlog", base=2, linthresh=1)
         ticks = sorted({row["width"] for row in rows})
@@ -155,7 +149,21 @@ def widths(tables: Rows, ax: Axes | None = None) -> Axes:
         ax.set_ylim(-0.25, max([1, *ticks]) * 1.5)
         ax.set_xlabel("Ids in the vocabulary (log scale)")
         ax.set_ylabel("Width (columns)")
-        return finish(ax)
+        finish(ax)
+        _name_fields(ax, rows)
+        return ax
+
+
+def _name_fields(ax: Axes, rows: Sequence[Mapping[str, Any]], size: int = 7) -> None:
+    """Names beside points, the largest vocabularies first; a name that would lie on another one is left out."""
+    taken: list[tuple[float, float, float, float]] = []
+    for row in sorted(rows, key=lambda row: -row["ids"]):
+        at, name = (row["ids"], row["width"]), plain(row["name"])
+        left, low = ax.transData.transform(at) * 72 / ax.figure.dpi + (3, 4)
+        right, high = left + 0.6 * size * len(name), low + size
+        if all(left > r or right < x or low > h or high < y for x, y, r, h in taken):
+            taken.append((left, low, right, high))
+            ax.annotate(name, at, xytext=(3, 4), textcoords="offset points", fontsize=size)
 
 
 def _points(ax: Axes, rows: Sequence[Mapping[str, Any]], name: str, x: Any = None, **style: Any) -> None:

@@ -96,3 +96,17 @@ def test_widths_are_drawn_against_ids_by_name():
 
 def test_frames_of_both_kinds_draw_alike(trials):
     assert lines(search_plots.history(trials.to_pandas())) == lines(search_plots.history(records(trials)))
+
+
+def test_names_of_fields_do_not_lie_on_each_other():
+    near = [{"name": f"item[{n}:]", "ids": 1000 + n, "width": 8} for n in range(10)]
+    ax = search_plots.widths([*near, {"name": "user", "ids": 10, "width": 8}, {"name": "zip", "ids": 1009, "width": 1}])
+    assert sorted(text.get_text() for text in ax.texts) == ["item[9:]", "user", "zip"]
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+
+
+def test_a_front_of_baselines_alike():
+    alike = [trial(None, auc=0.8, serving_bytes=1_000_000, enqueued=name) for name in ("uniform", "uniform_widths")]
+    assert len(search_plots.pareto_front([*alike, trial(0, auc=0.8, serving_bytes=1_000_000)])) == 1
