@@ -17,3 +17,8 @@ def test_an_error_comes_out_of_a_worker_process_as_it_was() -> None:
     raised = OutOfReach("embedding.budget: too small", 7)
     back = ForkingPickler.loads(ForkingPickler.dumps(raised))
     assert (type(back), str(back), back.least) == (OutOfReach, str(raised), 7)
+
+
+def test_in_other_words_it_stays_what_it_was() -> None:
+    raised = OutOfReach("embedding.budget: too small", 7).reworded("--budget: too small")
+    assert (type(raised), str(raised), raised.least) == (OutOfReach, "--budget: too small", 7)

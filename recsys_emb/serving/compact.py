@@ -139,7 +139,7 @@ def _compressed(
         return compress(backend, method, budget, stats, options)
     except UserError as error:  # names of config keys -> what stands on the command line
         text = str(error).replace("embedding.budget", "--budget").replace("embedding.options.", "--option ")
-        raise type(error)(text) from None
+        raise error.reworded(text) from None
 
 
 def _write_tensors(
