@@ -13,6 +13,10 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
+    def reworded(self, message: str) -> UserError:
+        """The same mistake in other words, for who knows better what the user wrote."""
+        return type(self)(message)
+
 
 class OutOfReach(UserError):
     """A memory budget that a method cannot meet; the message says the least bytes that it can.
@@ -25,6 +29,13 @@ class OutOfReach(UserError):
         super().__init__(message)
         self.least = least
 
+    def reworded(self, message: str) -> OutOfReach:
+        return OutOfReach(message, self.least)
+
     def __reduce__(self) -> tuple[type[OutOfReach], tuple[str, int]]:
         """A worker process hands its error on."""
         return OutOfReach, (str(self), self.least)
+
+
+class LostProcess(Exception):
+    """Another process of a run on several ended, so this one cannot go on; why, the other one says."""

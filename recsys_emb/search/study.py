@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -81,7 +82,8 @@ class Place:
         try:
             return optuna.storages.get_storage(RDBStorage(self.url, heartbeat_interval=None))
         except (SQLAlchemyError, ImportError, ValueError) as error:
-            raise UserError(f"--storage {self.url}: cannot be opened ({' '.join(str(error).split())})") from None
+            reason = " ".join(str(error).split()).partition(" [SQL")[0]
+            raise UserError(f"--storage {self.url}: cannot be opened ({reason})") from None
 
     def load(self) -> Study:
         """The study, which exists."""
@@ -181,12 +183,16 @@ class Job:
     say: Say
 
     def work(self) -> None:
-        """Evaluates trials until there are enough, or nothing new is drawn."""
+        """Evaluates trials until there are enough, or nothing new is drawn. OSError when the storage fails."""
         with quiet_optuna():
             study = self.place.load()
             study.pruner = pruner(self.search.config.pruner)
-            while not orphaned() and (trial := self._claim(study)) is not None:
-                self.say(study, carry_out(study, trial, self.search, self.objective))
+            try:
+                while not orphaned() and (trial := self._claim(study)) is not None:
+                    self.say(study, carry_out(study, trial, self.search, self.objective))
+            except StorageInternalError as error:
+                reason = " ".join(str(error.__cause__ or error).split()).partition(" [SQL")[0]
+                raise OSError(errno.EIO, f"cannot be read or written, {reason}", self.place.text) from error
 
     def _claim(self, study: Study) -> optuna.Trial | None:
         config = self.search.config

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import polars as pl
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -133,6 +134,24 @@ def test_a_full_disk_ends_in_one_line_and_continues(make_search: MakeSearch, tmp
         run(search, tmp_path / "out", 2, Stops(7, full))
     assert error.value.errno == errno.ENOSPC
     run(search, tmp_path / "out", 2, resume=True)
+    assert [r["state"] for r in rows(tmp_path / "out")] == ["complete", "complete"]
+
+
+def test_a_database_that_fails_ends_in_one_line(
+    make_search: MakeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise StorageInternalError from ValueError("database or disk is full [SQL: UPDATE trials]")
+
+    url = f"sqlite:///{tmp_path}/studies.db"
+    search = make_search("training.epochs=1", space=RATE)
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.storages.RDBStorage, "set_trial_user_attr", fails)
+        said = "cannot be read or written, database or disk is full; nothing finished is lost"
+        with pytest.raises(OSError, match=said) as error:
+            run(search, tmp_path / "out", 2, storage=url)
+    assert error.value.filename == url
+    run(search, tmp_path / "out", 2, storage=url, resume=True)
     assert [r["state"] for r in rows(tmp_path / "out")] == ["complete", "complete"]
 
 
