@@ -76,6 +76,11 @@ class TrainingConfig(_Section):
     max_steps: int | None = Field(None, ge=1, description="stop after so many batches")
     batch_size: int = Field(4096, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
+    lr_schedule: Literal["plateau", "linear"] = Field(
+        "plateau",
+        description="plateau: drops when validation AUC gains no more, and then stops; linear: falls to zero over all "
+        "epochs (or max_steps), at each evaluation, and does not stop before",
+    )
     lr_drop: float = Field(0.1, gt=0, le=1, description="factor on the learning rate at a plateau")
     eval_every: int | None = Field(None, ge=1, description="batches between evaluations; absent: every epoch")
     plateau: int = Field(1, ge=1, description="evaluations without a gain before the learning rate drops")

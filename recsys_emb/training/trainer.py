@@ -217,13 +217,13 @@ class Trainer:
         self.optimizer.catch_up()
         figures = metrics.evaluate(predict(self.model, self.stop.watch(self.valid), self.precision, self.world))
         p.evaluated = p.step
-        best = self._plateau(figures)
+        best = self._judge(figures)
         log.write("eval", p.step, p.epoch, learning_rate=p.learning_rate, **figures)
         reporter.evaluation(p, figures, best)
         self._save()
 
-    def _plateau(self, figures: Mapping[str, float | None]) -> bool:
-        """The rule of when to drop the learning rate and when to stop; True when the figures are the best so far."""
+    def _judge(self, figures: Mapping[str, float | None]) -> bool:
+        """Sets the learning rate and whether training ends; True when the figures are the best so far."""
         p, config = self.progress, self.config
         auc = figures["auc"]
         assert auc is not None
@@ -232,11 +232,19 @@ class Trainer:
             p.best_auc, p.best_step, p.best_metrics, p.flat = auc, p.step, dict(figures), 0
         else:
             p.flat += 1
-            if p.flat == config.plateau and config.lr_drop < 1:
-                p.learning_rate *= config.lr_drop
-                self.optimizer.set_learning_rate(p.learning_rate)
-        p.finished = p.step >= self.steps or p.flat >= config.plateau + config.patience
+        p.finished = p.step >= self.steps
+        if config.lr_schedule == "linear":
+            self._set_learning_rate(config.learning_rate * max(0.0, 1 - p.step / self.steps))
+        else:
+            if not best and p.flat == config.plateau and config.lr_drop < 1:
+                self._set_learning_rate(p.learning_rate * config.lr_drop)
+            p.finished |= p.flat >= config.plateau + config.patience
         return best
+
+    def _set_learning_rate(self, rate: float) -> None:
+        """Only where all rows have been caught up with the steps made so far, which were made at the former rate."""
+        self.progress.learning_rate = rate
+        self.optimizer.set_learning_rate(rate)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

@@ -195,7 +195,7 @@ def test_the_plateau_rule(prepared: Path, tmp_path: Path) -> None:
     trainer = make_trainer(prepared, tmp_path, patience=2, lr_drop=0.1, learning_rate=0.01, min_delta=1e-3)
     rates, bests = [], []
     for auc in (0.70, 0.71, 0.7105, 0.72, 0.71, 0.7205, 0.70):
-        bests.append(trainer._plateau({"auc": auc}))
+        bests.append(trainer._judge({"auc": auc}))
         rates.append(trainer.progress.learning_rate)
         if trainer.progress.finished:
             break
@@ -205,6 +205,28 @@ def test_the_plateau_rule(prepared: Path, tmp_path: Path) -> None:
     assert trainer.progress.best_auc == 0.72
     rates = [*(g["lr"] for g in trainer.optimizer.dense.param_groups), *(t.lr for t in trainer.optimizer.tables)]
     assert rates == pytest.approx([0.0001] * len(rates))
+
+
+def test_a_linear_rate_falls_to_zero_and_nothing_stops_it(prepared: Path, tmp_path: Path) -> None:
+    schedule = {"lr_schedule": "linear", "learning_rate": 0.02, "eval_every": 4, "max_steps": 18}
+    trainer = make_trainer(prepared, tmp_path / "checkpoints", **schedule)
+    rates = []
+    for step in (4, 8, 12, 16, 18):
+        trainer.progress.step = step
+        trainer._judge({"auc": 0.7})  # never a gain after the first
+        rates.append(
+            {*(g["lr"] for g in trainer.optimizer.dense.param_groups), *(t.lr for t in trainer.optimizer.tables)}
+        )
+        assert trainer.progress.finished == (step == 18)
+    assert (
+        [max(r) for r in rates]
+        == [min(r) for r in rates]
+        == pytest.approx([0.02 * (18 - s) / 18 for s in (4, 8, 12, 16, 18)])
+    )
+
+    running.train(config_for(prepared, **schedule), tmp_path / "run", Silent())
+    logged = {m["step"]: m["learning_rate"] for m in load_run(tmp_path / "run").metrics() if m["event"] == "eval"}
+    assert logged == pytest.approx({s: 0.02 * (18 - s) / 18 for s in (4, 8, 12, 16, 18)})
 
 
 def test_the_best_weights_are_kept_not_the_last(prepared: Path, tmp_path: Path) -> None:
