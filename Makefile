@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 help:
 	@echo "make demo          install into $(VENV), make synthetic data, train, report (CUDA=1: CUDA builds)"
 	@echo "make test          the test suite, under 10 minutes on two cores"
-	@echo "make stress        the slow and large tests"
+	@echo "make stress        the slow and large tests, and 100,000 damaged files"
 	@echo "make experiments   train what experiments/ lists and write experiments/results/ (RECSYS_EMB_DATA: the data)"
 	@echo "make bench         speed and memory, written to benchmarks/results/ (PEERS=1: beside FuxiCTR and DeepCTR-Torch)"
 	@echo "make notebooks     execute notebooks/ and keep their outputs"
@@ -35,11 +35,13 @@ endif
 demo: install
 	$(BIN)/recsys-emb demo --out demo
 
+# Side by side, one thread each: tests are too small to share among threads.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 stress: install
 	$(BIN)/python -m pytest -m stress
+	$(BENCH).robustness
 
 # One result per model; tables of 33.8 million ids apart, where a peer with dense Adam wants 10 GB.
 BENCH := $(BIN)/python -m benchmarks
