@@ -318,7 +318,7 @@ class KeptPart(Part):
         """The supernet's rows of the ids that keep theirs."""
         ids = self.table.part(self.index.kept().cpu())
         shift = net.starts[self.tables] - self.starts  # from a table's place here to its place there
-        at = ids + shift.index_select(0, torch.bucketize(ids, self.ends, right=True))
+        at = ids + shift.index_select(0, torch.bucketize(ids.contiguous(), self.ends, right=True))
         rows = net.table(at.to(net.table.weight.device))
         self.table.weight.copy_(narrow(rows, self.width, self.vector_dim))
 
