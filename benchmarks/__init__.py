@@ -1,1 +1,1 @@
-"""Speed, memory and scale; run as ``python -m benchmarks.NAME --help``."""
+"""Speed, memory, scale and robustness; run as ``python -m benchmarks.NAME --help``."""

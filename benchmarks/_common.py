@@ -21,12 +21,13 @@ RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 
 
-def parser(doc: str | None, name: str, rounds: int) -> argparse.ArgumentParser:
-    """With the options that every benchmark has: ``--rounds`` and ``--out``."""
+def parser(doc: str | None, name: str, rounds: int | None = None) -> argparse.ArgumentParser:
+    """With the options that benchmarks share: ``--out``, and ``--rounds`` where something is timed."""
     made = argparse.ArgumentParser(
         f"python -m benchmarks.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--rounds", type=int, default=rounds, help="times that each side is measured, in turn")
+    if rounds is not None:
+        made.add_argument("--rounds", type=int, default=rounds, help="times that each side is measured, in turn")
     made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="a table is written beside it")
     return made
 

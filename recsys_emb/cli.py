@@ -12,7 +12,7 @@ import typer.exceptions
 from rich.console import Console
 
 from recsys_emb import __version__
-from recsys_emb.errors import UserError
+from recsys_emb.errors import LostProcess, UserError
 from recsys_emb.training.stop import Stopped, stop_on_signals
 
 app = typer.Typer(
@@ -92,6 +92,8 @@ def _mount_plan() -> None:
 def _explain(error: Exception) -> int:
     if isinstance(error, UserError):
         return _complain(str(error), 2)
+    if isinstance(error, LostProcess):
+        return _complain(str(error), 1)
     if isinstance(error, Stopped):
         return _complain(str(error), error.exit_code)
     if isinstance(error, typer.exceptions.TyperException):
@@ -129,7 +131,7 @@ def train(
     `torchrun --nproc-per-node 2 -m recsys_emb train CONFIG --out RUN` does it on two processes.
     """
     from recsys_emb.config import load_config
-    from recsys_emb.distributed.launch import rank, restarted, started_by_torchrun
+    from recsys_emb.distributed.launch import attempt, rank, started_by_torchrun
     from recsys_emb.report import run_table
     from recsys_emb.training.run import default_out
     from recsys_emb.training.run import train as run_training
@@ -144,7 +146,7 @@ def train(
     folder = out or default_out(parsed)
     title = f"{parsed.model.name} {parsed.embedding.backend}"
     with stop_on_signals() as stop, _reporter(title, as_json or rank() > 0) as reporter:
-        report = run_training(parsed, folder, reporter, resume or restarted(), stop=stop)
+        report = run_training(parsed, folder, reporter, resume or attempt() > 0, stop=stop)
     if rank() > 0:
         return
     if as_json:

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
 
-from recsys_emb.distributed.launch import started_by_torchrun
+from recsys_emb.distributed.launch import attempt, started_by_torchrun
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.models.layers import BatchNorm
 
@@ -150,6 +151,11 @@ class Ranks(World):
         dist.barrier()
 
 
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process ended: NCCL and the store have classes for it, gloo words."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
 class _Total(torch.autograd.Function):
     """The sum over the processes; its gradient is the sum of theirs."""
 
@@ -177,7 +183,11 @@ def join(device: torch.device, shard_tables: bool) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # torchrun keeps its store when it starts the processes again: without a prefix they may read the addresses of the
+    # dead.
+    store, rank, size = next(dist.rendezvous("env://", timeout=default_pg_timeout))
+    store = dist.PrefixStore(f"attempt-{attempt()}", store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield Ranks(device, shard_tables)
     finally:

@@ -13,11 +13,11 @@ import torch
 from recsys_emb.config import RunConfig
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
-from recsys_emb.distributed.world import join
+from recsys_emb.distributed.world import is_lost_connection, join
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.budget import budget_bytes, plan_backend
 from recsys_emb.embeddings.fields import group_spec
-from recsys_emb.errors import UserError
+from recsys_emb.errors import LostProcess, UserError
 from recsys_emb.files import unused
 from recsys_emb.models.base import CTRModel, model_registry
 from recsys_emb.report import run_page
@@ -95,6 +95,7 @@ def train(
     Raises:
         UserError: a mistake in what was given, another process writes ``out``, or the disk is full.
         Stopped: somebody asked; the message says how to continue.
+        LostProcess: of several processes another one ended.
     """
     try:
         return _train(config, out, reporter, resume, test, stop or StopMark())
@@ -102,6 +103,12 @@ def train(
         if not (out / "config.yaml").is_file():
             raise
         raise Stopped(stopped.signal, f"stopped by {stopped.signal.name}; {RunDir(out).how_to_continue}") from None
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise LostProcess(
+            f"another process of the run ended, see its message; {RunDir(out).how_to_continue}"
+        ) from error
     except OSError as error:
         what = f"{error.filename or out}: {error.strerror or error}"
         raise UserError(

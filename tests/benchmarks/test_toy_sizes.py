@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import backends, data, predict, scale, training
+from benchmarks import backends, data, predict, robustness, scale, training
 from benchmarks._peer import PYTHON
 
 SMALL = ["--rounds", "2", "--batch-size", "64"]
@@ -111,3 +111,17 @@ def test_memory_of_a_run_and_an_auc(tmp_path: Path) -> None:
     assert row["training_bytes"] > 2000 * 17 * 4 * 3  # weights, two moments
     assert ordered(result["auc_seconds"])
     assert "AUC of 1,000 predictions" in text
+
+
+def test_survived_kills_damages_and_processes(tmp_path: Path) -> None:
+    sizes = ["--kills", "1", "--killed", "full", "--cases", "40", "--processes", "2", "--backends", "hash"]
+    result, text = run(robustness.main, tmp_path / "r.json", *sizes)
+    (killed,) = result["kills"]
+    assert killed["backend"] == "full"
+    assert sum(killed["where"].values()) == killed["kills"] >= killed["runs"] == 1
+    assert sum(r["cases"] for r in result["damaged"]) >= 40
+    assert all(r["read"] + r["refused"] == r["cases"] > 0 for r in result["damaged"])
+    (compared,) = result["processes"]
+    assert compared["backend"] == "hash"
+    assert 0 <= compared["differences"]["2"] < 1e-4
+    assert "| backend | 2 processes against 1 |" in text
