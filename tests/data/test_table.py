@@ -114,6 +114,17 @@ def test_broken_quotes_make_no_wrong_row(tmp_path: Path, user: bytes, good: list
     assert sorted(read) == sorted(["a", "b", *([user.decode().replace('"u\r\n1"', "u\r\n1")] if not bad else [])])
 
 
+@pytest.mark.parametrize("value", [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x^2"], ids=["gzip", "zstd", "zlib"])
+def test_rows_that_begin_as_compressed_files_do(tmp_path: Path, value: bytes) -> None:
+    path = tmp_path / "t.csv"
+    options = {"label": "y", "categorical": ["user"], "split": {"ratios": [1, 1, 1]}}
+    path.write_bytes(b"user,y\n" + value + b",1\nb,0\n")
+    (block,) = make_source("table", path, options=options).inputs()
+    good = value == b"x^2"
+    assert block.frame["user"].to_list() == (["x^2", "b"] if good else ["b"])
+    assert [r.line for r in block.rejected] == ([] if good else [2])
+
+
 def test_a_header_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"y,\rus er,x\n1,2,3\n")
     options = {"label": "y", "categorical": ["x"], "split": {"ratios": [1, 1, 1]}}

@@ -119,7 +119,7 @@ def _parse_fast(chunk: Chunk, form: Format) -> pl.DataFrame | None:
         return None  # polars drops carriage returns at the end of values
     try:
         frame = _read(chunk.text, form, dict(form.columns))
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, OSError):  # OSError: text that begins as a compressed file does
         return None
     separators = len(form.columns) - 1
     if form.quote is not None and form.quote.encode() in chunk.text:
