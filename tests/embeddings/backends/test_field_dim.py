@@ -105,6 +105,18 @@ def test_a_row_is_the_first_columns_of_the_one_it_was_given(first_order: bool) -
         backend.load_rows(1, torch.zeros(20, 2))
 
 
+@pytest.mark.parametrize("first_order", [False, True])
+def test_a_narrow_vector_is_drawn_as_long_as_a_wide_one(first_order: bool) -> None:
+    spec = spec_of(50_000, 50_000, 50_000, dim=8, first_order=first_order)
+    backend = built(spec, widths={"t0": 8, "t1": 2, "t2": 1})
+    std = spec.tables[0].init_std
+    for table, (width, times) in enumerate([(8, 1), (2, 1), (1, 2)]):  # sqrt(8 / 1) is between 2 and 4: 4
+        rows = torch.cat(list(backend.rows(table)))
+        assert float(rows[:, :8].square().sum(1).mean()) == pytest.approx(8 * times * std**2, rel=0.05)
+        assert (rows[:, width:8] == 0).all()
+        assert rows.shape[1] == 8 or float(rows[:, 8].std()) == pytest.approx(std, rel=0.05)
+
+
 def plain_cut(rows: Tensor, width: int, first_order: bool) -> Tensor:
     """A column at a time: the last one is the id's own weight and stays, unless the width is 0."""
     out = torch.zeros_like(rows)
