@@ -125,8 +125,9 @@ def test_rows_that_begin_as_compressed_files_do(tmp_path: Path, value: bytes) ->
     assert [r.line for r in block.rejected] == ([] if good else [2])
 
 
-def test_a_header_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_bytes(b"y,\rus er,x\n1,2,3\n")
+@pytest.mark.parametrize("header", [b"y,\rus er,x", b'""y,u,x', b'y,u,"x'])
+def test_a_header_that_is_none(tmp_path: Path, header: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(header + b"\n1,2,3\n")
     options = {"label": "y", "categorical": ["x"], "split": {"ratios": [1, 1, 1]}}
     source = make_source("table", tmp_path / "t.csv", options=options)
     with pytest.raises(UserError, match=r"t\.csv line 1: no header of column names"):

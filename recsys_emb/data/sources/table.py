@@ -222,7 +222,7 @@ def _row_texts(frame: pl.DataFrame, start: int, numbers: Sequence[int]) -> list[
 
 def _header(file: Path, separator: str) -> list[str]:
     try:
-        return next(csv.reader([read_header(file)], delimiter=separator))
+        return next(csv.reader([read_header(file)], delimiter=separator, strict=True))
     except csv.Error as error:
         raise UserError(f"{file} line 1: no header of column names ({error})") from None
 
