@@ -23,7 +23,8 @@ from run import HERE, SEEDS, prepared
 
 from recsys_emb.config import load_config
 from recsys_emb.errors import OutOfReach
-from recsys_emb.report import compare
+from recsys_emb.report.figure import png
+from recsys_emb.report.plots import memory_auc
 from recsys_emb.serving import write_artifact
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import train
@@ -105,7 +106,6 @@ def main() -> None:
         prepared(experiment.split("/")[0])
         for seed in arguments.seeds:
             sweep(experiment, seed, arguments.budgets)
-        plot(experiment)
     write_tables()
 
 
@@ -142,7 +142,7 @@ def figures(experiment: str, point: Point, seed: int, folder: Path) -> dict[str,
             report = load_run(trained(experiment, point, seed, out)).report
     except OutOfReach as error:
         return {"error": str(error)}
-    if point.method != "full":  # what was made of the full table needs its weights
+    if point.method != "full":  # what is made of the full table needs its weights
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return {key: report[key] for key in KEPT if key in report}
 
@@ -155,7 +155,7 @@ def trained(experiment: str, point: Point, seed: int, out: Path) -> Path:
 
 
 def write_tables() -> None:
-    """``results/sweep/README.md`` from the JSON files beside it, and a plot of the runs that are on this machine."""
+    """``results/sweep/README.md`` and plots, from the JSON files beside it."""
     lines = [
         "# Memory against AUC",
         "",
@@ -169,9 +169,9 @@ def write_tables() -> None:
         if not results:
             continue
         lines += ["", f"## {experiment}, seeds {', '.join(str(r['seed']) for r in results)}", ""]
-        lines += table([row for result in results for row in relative(result["rows"])])
-        if (RESULTS / f"{name}.png").exists():
-            lines += ["", f"![AUC against bytes]({name}.png)"]
+        rows = [row for result in results for row in relative(result["rows"])]
+        plot(name, rows)
+        lines += [*table(rows), "", f"![AUC against bytes]({name}.png)"]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n")
 
 
@@ -206,13 +206,23 @@ def cell(rows: list[dict[str, Any]]) -> str:
     return f"{mean(aucs):.4f}{spread} ({mean(r['ratio'] for r in rows):.3f})"
 
 
-def plot(experiment: str) -> None:
-    """The page and plot of ``recsys-emb compare`` over the runs of an experiment."""
-    name = experiment.replace("/", "-")
-    folders = sorted(p.parent for p in (RUNS / name).glob("*/*/report.json"))
-    if folders:
-        compare(folders, RUNS / f"{name}.html")
-        shutil.copyfile(RUNS / f"{name}.png", RESULTS / f"{name}.png")
+def plot(name: str, rows: list[dict[str, Any]]) -> None:
+    """The plot of ``recsys-emb compare``, of an experiment's figures."""
+    groups: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    for row in rows:
+        if "auc" in row:
+            groups.setdefault((row["method"], row["budget"]), []).append(row)
+    means = [
+        {
+            "model": name.rsplit("-", 1)[1],
+            "backend": method,
+            "serving_bytes": mean(r["serving_bytes"] for r in group),
+            "auc": mean(r["auc"] for r in group),
+            "auc_std": stdev(r["auc"] for r in group) if len(group) > 1 else None,
+        }
+        for (method, _), group in groups.items()
+    ]
+    (RESULTS / f"{name}.png").write_bytes(png(memory_auc(means)))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def _memory_auc_by_dataset(rows: Sequence[Report]) -> Axes:
 
     datasets = _datasets(rows)
     series = max(len({label(row) for row in rows if row["dataset"] == dataset}) for dataset in datasets)
-    axes = new_axes(len(datasets), height=(3.4 + 0.09 * series) * len(datasets))
+    axes = new_axes(len(datasets), height=plots.memory_auc_height(series) * len(datasets))
     for ax, dataset in zip(axes, datasets):
         plots.memory_auc([row for row in rows if row["dataset"] == dataset], ax)
         if len(datasets) > 1:

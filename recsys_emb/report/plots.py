@@ -29,11 +29,11 @@ def memory_auc(rows: Rows, ax: Axes | None = None) -> Axes:
         rows: of ``load_reports``, ``group_by_seed`` or ``runs_frame``; they should be of one dataset.
     """
     rows = records(rows)
+    series: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        series[label(row)].append(row)
     with styled():
-        ax = ax or new_axes()[0]
-        series: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        for row in rows:
-            series[label(row)].append(row)
+        ax = ax or new_axes(height=memory_auc_height(len(series)))[0]
         models = list(dict.fromkeys(str(row["model"]) for row in rows))
         backends = sorted({str(row["backend"]) for row in rows})
         handles = []
@@ -69,6 +69,11 @@ def memory_auc(rows: Rows, ax: Axes | None = None) -> Axes:
                 frameon=False,
             )
         return finish(ax)
+
+
+def memory_auc_height(series: int) -> float:
+    """Inches that ``memory_auc`` wants for so many lines, which its legend names."""
+    return 3.4 + 0.09 * series
 
 
 def learning_curves(events: Rows, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
