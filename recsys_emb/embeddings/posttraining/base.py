@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ class PostTraining(EmbeddingBackend[C]):
     An instance has only arrays, no gradients: ``state_dict()`` is what is stored. Like every backend it is built from
     ``(spec, config)``, where ``config`` has all sizes fixed, and its arrays are loaded into it.
     """
+
+    fitted: ClassVar[tuple[str, ...]] = ()
+    """Options that ``fit`` finds and a user cannot set; an artifact has them."""
 
     @classmethod
     @abstractmethod
@@ -77,13 +80,17 @@ def compress(
         options: the method's own options.
 
     Raises:
-        UserError: unknown method or option, ids without a list, or a budget out of reach.
+        UserError: unknown method or option, one that is found by fitting, ids without a list, or a budget out of
+            reach.
     """
     cls = posttraining_registry.get(method)
     if trained.spec.hashed:
         first = next(t.name for t in trained.spec.tables if t.hashed)
         raise UserError(f"{method} walks all rows, but {first!r} holds 63-bit hashes, which have no list")
     config = backend_config(cls, options or {})
+    for name in config.model_fields_set & set(cls.fitted):
+        free = sorted(set(cls.Config.model_fields) - set(cls.fitted))
+        raise UserError(f"embedding.options.{name}: {method} finds it by itself; allowed: {', '.join(free)}")
     made = cls.fit(trained, config, budget_bytes(budget, trained.spec.full_bytes), stats)
     return made.eval()
 

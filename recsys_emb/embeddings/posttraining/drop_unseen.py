@@ -43,6 +43,7 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
 
     summary = "rows that training did not look up share the out-of-vocabulary row"
     Config = DropUnseenConfig
+    fitted = ("rows", "listed")
     values: Tensor
 
     def __init__(self, spec: GroupSpec, config: DropUnseenConfig, device: torch.device | str | None = None) -> None:

@@ -43,6 +43,7 @@ class Pruned(PostTraining[PruneConfig]):
 
     summary = "values, or rows and columns, of least magnitude are dropped"
     Config = PruneConfig
+    fitted = ("kept", "widths")
 
     def __init__(self, spec: GroupSpec, config: PruneConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fbgemm_gpu  # noqa: F401  loads its operators
 import numpy as np
 import pytest
@@ -252,6 +254,22 @@ def test_drop_unseen_finds_the_least_count_that_fits() -> None:
 def test_drop_unseen_needs_counts() -> None:
     with pytest.raises(UserError, match="counts of every id, and 't3' has none"):
         compress(trained(), "drop_unseen", stats={k: v for k, v in STATS.items() if k != "t3"})
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("prune", {"kept": [1, 1, 1, 1]}, r"options.kept: prune finds it by itself; allowed: sparsity, structure$"),
+        (
+            "drop_unseen",
+            {"rows": [1] * 4},
+            r"options.rows: drop_unseen finds it by itself; allowed: min_count$",
+        ),
+    ],
+)
+def test_what_is_fitted_cannot_be_given(method: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compress(trained(), method, 0.5, STATS, options)
 
 
 def test_sizes_are_what_the_docstrings_say() -> None:
