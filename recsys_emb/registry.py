@@ -73,7 +73,8 @@ class Registry(Generic[T]):
         """``name``, ``summary`` and ``options`` (keys of its Config) of an entry."""
         cls = self.get(name)
         summary = getattr(cls, "summary", "")
-        options = [k for k in cls.Config.model_fields if k not in ("name", "embedding_dim")]  # type: ignore[attr-defined]
+        hidden = {"name", "embedding_dim", *getattr(cls, "fitted", ())}
+        options = [k for k in cls.Config.model_fields if k not in hidden]  # type: ignore[attr-defined]
         return {"name": name, "summary": summary, "options": options}
 
     def _load(self) -> None:
