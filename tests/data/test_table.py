@@ -335,6 +335,17 @@ def test_only_a_header_has_no_rows(tmp_path: Path) -> None:
         prepare(make_source("table", path, options=SCHEMA), tmp_path / "out")
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\n\n\r\n"])
+def test_blank_lines_at_the_end_are_no_rows(tmp_path: Path, end: bytes) -> None:
+    path = write(tmp_path / "t.csv", [])
+    path.write_bytes(path.read_bytes() + end)
+    assert not any(len(b.frame) or b.rejected for b in read(path))
+    path.write_bytes(write(path, [ROW]).read_bytes() + end)
+    assert [(len(b.frame), b.rejected) for b in read(path)] == [(1, [])]
+    path.write_bytes(b"\n".join([path.read_bytes().split(b"\n")[0], b"", ",".join(ROW).encode(), b""]))
+    assert [(len(b.frame), [r.line for r in b.rejected]) for b in read(path)] == [(1, [2])]  # between rows they are
+
+
 def test_real_movielens(real_data: Path, tmp_path: Path) -> None:
     path = real_data / "ml-1m" / "ctr.parquet"
     prepare(make_source("table", path, SCHEMAS / "movielens-1m" / "ctr.yaml"), tmp_path / "out")

@@ -122,7 +122,7 @@ def outside_quotes(text: bytes, quote: str) -> np.ndarray:
 def last_record_end(text: bytes, quote: str | None) -> int:
     """Position after the last record of ``text``, blank lines behind it left out; 0 when none is complete."""
     end = text.rfind(b"\n") + 1
-    while text.endswith((b"\n\n", b"\n\r\n"), 0, end):
+    while text.endswith((b"\n\n", b"\n\r\n"), 0, end) or (end <= 2 and text[:end] in (b"\n", b"\r\n")):
         end = text.rfind(b"\n", 0, end - 1) + 1
     if quote is None or quote.encode() not in text:
         return end
