@@ -199,8 +199,15 @@ def searched(dataset: str, seed: int, budget: float, name: str, trials: int) -> 
         **figures(report, report["full_bytes"]),
         "trials": summary["trials"],
         "states": summary["states"],
+        "scored_per_minute": scored_per_minute(out),
         "widths": winner["widths"],
     }
+
+
+def scored_per_minute(out: Path) -> float:
+    """Candidates that the supernet scored a minute, the time for those that did not fit or came twice included."""
+    found = pl.read_parquet(out / "candidates.parquet")
+    return 60 * len(found.filter(pl.col("state") == "complete")) / found["seconds"].sum()
 
 
 def write_search(path: Path, dataset: str, seed: int, budget: float, name: str) -> Path:
