@@ -50,8 +50,8 @@ class SearchConfig(BaseModel):
     narrow: float = Field(
         1e-4,
         ge=0,
-        description="supernet: what each table of the best scored trials may lose of the score by getting narrower "
-        "before they are trained; fields of no use end at the least width",
+        description="supernet: what each table of the best scored trials may lose of the score at 0 or 1 columns to "
+        "be trained with those: a field of no use",
     )
     tolerance: float = Field(
         0.001, ge=0, description="pareto: the winner is the smallest table within this much of the best AUC"

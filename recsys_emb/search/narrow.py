@@ -1,4 +1,4 @@
-"""Takes away the columns of a scored candidate that its score does not miss."""
+"""Leaves out the fields of a scored candidate that its score does not miss."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ Widths = dict[str, int]
 
 
 def narrowed(space: Space, widths: Widths, score: Callable[[Mapping[str, int]], float], loss: float) -> Widths:
-    """Each table in turn, from the widest on, at the least width that keeps the score within ``loss`` of what it was.
+    """Each table in turn, from the widest on, at 0 or else 1 column where that keeps the score within ``loss``.
 
-    A sampler that looks for the best score leaves a field of no use at any width that it drew: none is better.
+    A sampler that looks for the best score leaves a field of no use at any width that it drew: none is better. Fields
+    of use keep their widths: between those a supernet, trained for all at once, tells too little. (MovieLens-1M: a
+    candidate whose item ids went from 8 columns to the 2 that its score asked for ended 0.004 of AUC lower.)
 
     Args:
         space: of widths alone.
@@ -40,7 +42,7 @@ def by_table(space: Space, widths: Mapping[str, int]) -> dict[str, int]:
 
 
 def _below(param: Param, width: int) -> list[int]:
-    """Widths that the parameter may have below this one, the least first."""
+    """Those of 0 and 1 columns that the parameter may have and that are less than this."""
     d = param.distribution
     allowed = range(d.low, d.high + 1, d.step) if isinstance(d, IntDistribution) else param.choices
-    return sorted(w for w in allowed if w < width)
+    return [w for w in (0, 1) if w in allowed and w < width]

@@ -1,4 +1,4 @@
-"""Narrowing a candidate to the columns that its score does not miss, on scores that are known."""
+"""Leaving out the fields that a candidate's score does not miss, on scores that are known."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ def widths_of(form: dict[str, Any], loss: float, start: int = 8) -> dict[str, in
 
 
 @pytest.mark.parametrize("form", [CHOICES, {"int": [0, 8]}])
-def test_each_table_keeps_what_its_score_needs(form: dict[str, Any]) -> None:
-    assert widths_of(form, loss=1e-4) == {"noise": 0, "weak": 1, "strong": 4}
-    assert widths_of(form, loss=1e-3) == {"noise": 0, "weak": 0, "strong": 4}
+def test_fields_of_no_use_are_left_out_and_others_stay(form: dict[str, Any]) -> None:
+    assert widths_of(form, loss=1e-4) == {"noise": 0, "weak": 1, "strong": 8}
+    assert widths_of(form, loss=1e-3) == {"noise": 0, "weak": 0, "strong": 8}
     assert widths_of(form, loss=1.0) == dict.fromkeys(TABLES, 0)
 
 
 def test_nothing_narrows_below_the_space() -> None:
-    assert widths_of({"choices": [2, 4]}, loss=1.0, start=4) == dict.fromkeys(TABLES, 2)
+    assert widths_of({"choices": [2, 4]}, loss=1.0, start=4) == dict.fromkeys(TABLES, 4)
+    assert widths_of({"choices": [1, 2, 4]}, loss=1.0, start=4) == dict.fromkeys(TABLES, 1)
     assert widths_of(CHOICES, loss=1e-4, start=0) == dict.fromkeys(TABLES, 0)
 
 
 def test_tables_that_share_a_width_are_narrowed_together() -> None:
-    assert widths_of({**CHOICES, "groups": 2}, loss=1e-4) == {"noise": 1, "weak": 1, "strong": 4}
+    assert widths_of({**CHOICES, "groups": 2}, loss=1e-4) == {"noise": 1, "weak": 1, "strong": 8}
