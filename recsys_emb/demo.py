@@ -73,7 +73,7 @@ def demo_config(data: Path, backend: str) -> RunConfig:
             "data": {"path": str(data)},
             "model": {"name": "deepfm"},
             "embedding": embedding,
-            "training": {"epochs": 6, "l2_embedding": 1e-4},
+            "training": {"epochs": 2, "lr_schedule": "linear", "eval_every": 30, "l2_embedding": 1e-4},
             "seed": SEED,
         }
     )
