@@ -82,8 +82,7 @@ class Place:
         try:
             return optuna.storages.get_storage(RDBStorage(self.url, heartbeat_interval=None))
         except (SQLAlchemyError, ImportError, ValueError) as error:
-            reason = " ".join(str(error).split()).partition(" [SQL")[0]
-            raise UserError(f"--storage {self.url}: cannot be opened ({reason})") from None
+            raise UserError(f"--storage {self.url}: cannot be opened ({_reason(error)})") from None
 
     def load(self) -> Study:
         """The study, which exists."""
@@ -164,6 +163,11 @@ def pruner(name: str) -> BasePruner:
 # -- working off ------------------------------------------------------------------------------------------------------
 
 
+def _reason(error: BaseException) -> str:
+    """What a database says, on one line and without the statement."""
+    return " ".join(str(error).split()).partition(" [SQL")[0]
+
+
 @dataclass(frozen=True)
 class Job:
     """What a process works on; it can be sent to one.
@@ -191,7 +195,7 @@ class Job:
                 while not orphaned() and (trial := self._claim(study)) is not None:
                     self.say(study, carry_out(study, trial, self.search, self.objective))
             except StorageInternalError as error:
-                reason = " ".join(str(error.__cause__ or error).split()).partition(" [SQL")[0]
+                reason = _reason(error.__cause__ or error)
                 raise OSError(errno.EIO, f"cannot be read or written, {reason}", self.place.text) from error
 
     def _claim(self, study: Study) -> optuna.Trial | None:

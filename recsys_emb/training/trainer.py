@@ -236,7 +236,7 @@ class Trainer:
         if config.lr_schedule == "linear":
             self._set_learning_rate(config.learning_rate * max(0.0, 1 - p.step / self.steps))
         else:
-            if not best and p.flat == config.plateau and config.lr_drop < 1:
+            if p.flat == config.plateau and config.lr_drop < 1:
                 self._set_learning_rate(p.learning_rate * config.lr_drop)
             p.finished |= p.flat >= config.plateau + config.patience
         return best
