@@ -48,10 +48,10 @@ class SearchConfig(BaseModel):
     )
     retrain: int = Field(5, ge=1, description="how many of the best scored trials are trained from scratch")
     narrow: float = Field(
-        1e-4,
+        0.001,
         ge=0,
-        description="supernet: what each table of the best scored trials may lose of the score at 0 or 1 columns to "
-        "be trained with those: a field of no use",
+        description="supernet: a table of the best scored trials that chance explains at 0 or 1 columns, and that "
+        "loses no more of the score than this, is trained with those",
     )
     tolerance: float = Field(
         0.001, ge=0, description="pareto: the winner is the smallest table within this much of the best AUC"

@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping
 from optuna.distributions import IntDistribution
 
 from recsys_emb.search.space import Param, Space
+from recsys_emb.training.metrics import Predictions, auc_change
 
 Widths = dict[str, int]
 """Columns by the name of a parameter; tables that share one are narrowed together."""
+CHANCE = 3.0
+"""Standard errors: a sampler picks, on the rows that judge it, those fields of no use that happen to help."""
 
 
-def narrowed(space: Space, widths: Widths, score: Callable[[Mapping[str, int]], float], loss: float) -> Widths:
-    """Each table in turn, from the widest on, at 0 or else 1 column where that keeps the score within ``loss``.
+def narrowed(space: Space, widths: Widths, predict: Callable[[Mapping[str, int]], Predictions], most: float) -> Widths:
+    """Each table in turn, from the widest on, at 0 or else 1 column where AUC then falls by no more than by chance.
 
     A sampler that looks for the best score leaves a field of no use at any width that it drew: none is better. Fields
     of use keep their widths: between those a supernet, trained for all at once, tells too little. (MovieLens-1M: a
@@ -22,15 +25,16 @@ def narrowed(space: Space, widths: Widths, score: Callable[[Mapping[str, int]], 
     Args:
         space: of widths alone.
         widths: the candidate's.
-        score: of columns by table.
-        loss: of score, for each parameter.
+        predict: of columns by table.
+        most: AUC that a parameter may cost even where few rows could not tell that from chance.
     """
-    best = score(by_table(space, widths))
+    best = predict(by_table(space, widths))
     for param in sorted(space.params, key=lambda p: -widths[p.name]):
         for width in _below(param, widths[param.name]):
             tried = widths | {param.name: width}
-            found = score(by_table(space, tried))
-            if found >= best - loss:
+            found = predict(by_table(space, tried))
+            change, error = auc_change(best, found)
+            if -change <= min(most, CHANCE * error):
                 widths, best = tried, found
                 break
     return widths

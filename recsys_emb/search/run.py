@@ -193,9 +193,9 @@ def _enqueue_best(search: Search, study: Study, outside: Study, scoring: Superne
     known = {t.user_attrs.get("candidate") for t in outside.get_trials(deepcopy=False)}
     for trial in best_scored(search, study):
         if trial.number not in known:
-            score = scoring.supernet.score
+            supernet = scoring.supernet
             widths = {p.name: p.value(trial.params[p.name]) for p in search.space.params}
-            widths = narrowed(search.space, widths, score, search.config.narrow)
+            widths = narrowed(search.space, widths, supernet.predictions, search.config.narrow)
             config = search.run_config({path: widths[p.name] for p in search.space.params for path in p.paths})
             outside.enqueue_trial(
                 {},
@@ -203,7 +203,7 @@ def _enqueue_best(search: Search, study: Study, outside: Study, scoring: Superne
                     CONFIG: as_json(config),
                     RUN: f"retrained/{trial.number:04d}",
                     "candidate": trial.number,
-                    "score": score(by_table(search.space, widths)),
+                    "score": supernet.score(by_table(search.space, widths)),
                 },
             )
 

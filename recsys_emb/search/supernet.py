@@ -12,6 +12,7 @@ from recsys_emb.embeddings.backends.matryoshka import MatryoshkaConfig, powers_o
 from recsys_emb.errors import UserError
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
+from recsys_emb.training.metrics import Predictions
 from recsys_emb.training.run import group_of, train
 from recsys_emb.training.run_dir import RunDir
 from recsys_emb.training.scoring import Scorer
@@ -103,6 +104,11 @@ class Supernet:
         """
         self._candidates.use(self._of(widths))
         return self._score()
+
+    def predictions(self, widths: Mapping[str, int]) -> Predictions:
+        """What ``score`` is the AUC of."""
+        self._candidates.use(self._of(widths))
+        return self._score.predictions()
 
     def serving_bytes(self, widths: Mapping[str, int]) -> int:
         """What the candidate takes when it is trained and served: of ``matryoshka`` on ``field_dim``, of ``optembed``

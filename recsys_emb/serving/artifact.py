@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import load_tensors
 from recsys_emb.training.trainer import predict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: narrow rows are kept divided by a factor of their width (embeddings/nested.py)."""
 EMBEDDING, DENSE, MANIFEST, REPORT = "embedding.safetensors", "dense.safetensors", "artifact.json", "report.json"
 BACKEND_PREFIX = "embedding.backend."
 """Of the keys of a model's ``state_dict`` that belong to the embedding."""
@@ -129,10 +131,8 @@ class Artifact:
     @cached_property
     def encoder(self) -> Encoder:
         """Raw rows -> the model's input. Holds the vocabularies in memory, so it is made on first use."""
-        sizes = self.schema.vocabularies
-        indexes = {name: ValueIndex(None, size) for name, size in sizes.items()}
-        for name, file in zip(sizes, vocabulary_files(self.schema)):
-            indexes[name] = ValueIndex(self.path / file, sizes[name])
+        files = zip_longest(self.schema.vocabularies.items(), vocabulary_files(self.schema))  # no files: ids are hashes
+        indexes = {name: ValueIndex(file and self.path / file, size) for (name, size), file in files}
         return Encoder(self.schema, self.manifest.rows.dense, indexes)
 
     def logits(self, frame: pl.DataFrame, batch_size: int | None = None) -> np.ndarray:

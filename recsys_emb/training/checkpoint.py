@@ -30,7 +30,8 @@ from recsys_emb.data.folder import checksum
 from recsys_emb.errors import UserError
 from recsys_emb.files import fsync, read_json, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 2
+"""2: narrow rows are kept divided by a factor of their width (embeddings/nested.py)."""
 MODEL: Final = "model.safetensors"
 OPTIMIZER: Final = "optimizer.safetensors"
 STATE: Final = "state.json"
@@ -50,7 +51,7 @@ class _File(_Strict):
 
 
 class _Manifest(_Strict):
-    format_version: Literal[1]
+    format_version: Literal[2]
     best: int | None = Field(ge=0)
     files: dict[Literal["model.safetensors", "optimizer.safetensors", "state.json"], _File]
 

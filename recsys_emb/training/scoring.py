@@ -29,5 +29,9 @@ class Scorer:
             self.batches = [batch for i, batch in enumerate(valid) if i in chosen]
 
     def __call__(self) -> float:
-        predictions = predict(self.model, self.batches, self.precision)
+        predictions = self.predictions()
         return metrics.auc(predictions.logits, predictions.labels, predictions.weights)
+
+    def predictions(self) -> metrics.Predictions:
+        """Of the rows that are scored."""
+        return predict(self.model, self.batches, self.precision)

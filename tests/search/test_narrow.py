@@ -1,4 +1,4 @@
-"""Leaving out the fields that a candidate's score does not miss, on scores that are known."""
+"""Leaving out the fields that a candidate's score does not miss, on predictions whose worth is known."""
 
 from __future__ import annotations
 
@@ -6,36 +6,51 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import torch
 
 from recsys_emb.search.narrow import by_table, narrowed
 from recsys_emb.search.space import parse_space
+from recsys_emb.training.metrics import Predictions
 
 TABLES = {"noise": 100, "weak": 1_000, "strong": 10_000}
 CHOICES = {"choices": [8, 0, 1, 2, 4]}
+MANY, FEW = 20_000, 200
 
 
-def score(widths: Mapping[str, int]) -> float:
-    """``strong`` gains up to 4 columns and ``weak`` by its first; ``noise`` only harms."""
-    return 0.7 + 0.01 * min(widths["strong"], 4) + 0.0005 * min(widths["weak"], 1) - 0.00002 * widths["noise"]
+def predict(widths: Mapping[str, int], rows: int = MANY) -> Predictions:
+    """``strong`` gains up to 4 columns and ``weak`` by its first; ``noise`` is unrelated to the labels."""
+    draw = torch.Generator().manual_seed(0)
+    values = dict(zip(TABLES, torch.randn(3, rows, generator=draw)))
+    true = values["strong"] + 0.2 * values["weak"]
+    labels = (torch.rand(rows, generator=draw) < true.sigmoid()).float()
+    used = {"noise": 0.02 * min(widths["noise"], 1), "weak": 0.2 * min(widths["weak"], 1)}
+    used["strong"] = min(widths["strong"], 4) / 4
+    out = Predictions()
+    out.append(sum((share * values[name] for name, share in used.items()), torch.zeros(rows)), labels)
+    return out
 
 
-def widths_of(form: dict[str, Any], loss: float, start: int = 8) -> dict[str, int]:
+def widths_of(form: dict[str, Any], most: float, start: int = 8, rows: int = MANY) -> dict[str, int]:
     space = parse_space({"embedding.options.widths.*": form}, TABLES, "space")
-    return by_table(space, narrowed(space, {p.name: start for p in space.params}, score, loss))
+    found = narrowed(space, {p.name: start for p in space.params}, lambda w: predict(w, rows), most)
+    return by_table(space, found)
 
 
 @pytest.mark.parametrize("form", [CHOICES, {"int": [0, 8]}])
 def test_fields_of_no_use_are_left_out_and_others_stay(form: dict[str, Any]) -> None:
-    assert widths_of(form, loss=1e-4) == {"noise": 0, "weak": 1, "strong": 8}
-    assert widths_of(form, loss=1e-3) == {"noise": 0, "weak": 0, "strong": 8}
-    assert widths_of(form, loss=1.0) == dict.fromkeys(TABLES, 0)
+    assert widths_of(form, most=1.0) == {"noise": 0, "weak": 1, "strong": 8}
+
+
+def test_of_few_rows_a_field_is_not_left_out_for_all_that_they_cannot_tell() -> None:
+    assert widths_of(CHOICES, most=1.0, rows=FEW)["weak"] == 0
+    assert widths_of(CHOICES, most=1e-4, rows=FEW)["weak"] == 1
 
 
 def test_nothing_narrows_below_the_space() -> None:
-    assert widths_of({"choices": [2, 4]}, loss=1.0, start=4) == dict.fromkeys(TABLES, 4)
-    assert widths_of({"choices": [1, 2, 4]}, loss=1.0, start=4) == dict.fromkeys(TABLES, 1)
-    assert widths_of(CHOICES, loss=1e-4, start=0) == dict.fromkeys(TABLES, 0)
+    assert widths_of({"choices": [2, 4]}, most=1.0, start=4) == dict.fromkeys(TABLES, 4)
+    assert widths_of({"choices": [1, 2, 4]}, most=1.0, start=4) == {"noise": 1, "weak": 1, "strong": 4}
+    assert widths_of(CHOICES, most=1.0, start=0) == dict.fromkeys(TABLES, 0)
 
 
 def test_tables_that_share_a_width_are_narrowed_together() -> None:
-    assert widths_of({**CHOICES, "groups": 2}, loss=1e-4) == {"noise": 1, "weak": 1, "strong": 8}
+    assert widths_of({**CHOICES, "groups": 2}, most=1.0) == {"noise": 1, "weak": 1, "strong": 8}

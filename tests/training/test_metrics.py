@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from recsys_emb.errors import UserError
-from recsys_emb.training.metrics import Predictions, auc, calibration, evaluate, gauc, logloss, normalized_entropy
+from recsys_emb.training.metrics import (
+    Predictions,
+    auc,
+    auc_change,
+    calibration,
+    evaluate,
+    gauc,
+    logloss,
+    normalized_entropy,
+)
 
 METRICS = ["auc", "logloss", "ne", "calibration", "gauc"]
 
@@ -175,3 +184,44 @@ def test_gauc_leaves_out_users_without_an_id() -> None:
     logits = torch.tensor([2.0, 1.0, 0.5, -1.0])
     out.append(logits, torch.tensor([1.0, 0.0, 0.0, 1.0]), groups=torch.tensor([7, 7, 0, 0]))
     assert evaluate(out)["gauc"] == 1.0
+
+
+def two_models(rows: int, seed: int, weighted: bool = False) -> tuple[Predictions, Predictions]:
+    """Of different noise on the same signal and the same rows; rounded, so that there are ties."""
+    draw = np.random.default_rng(seed)
+    signal = draw.normal(size=rows)
+    labels = torch.from_numpy((draw.random(rows) < 1 / (1 + np.exp(-signal))).astype(np.float32))
+    weights = torch.from_numpy(draw.random(rows)).float() if weighted else None
+    out = []
+    for noise in (0.5, 1.0):
+        scores = (signal + noise * draw.normal(size=rows)).round(1)
+        out.append(Predictions())
+        out[-1].append(torch.from_numpy(scores), labels, weights)
+    return out[0], out[1]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_auc_change_against_all_pairs(weighted: bool) -> None:
+    before, after = two_models(300, seed=1, weighted=weighted)
+    labels = before.labels.numpy() > 0.5
+    weights = np.ones(300) if before.weights is None else before.weights.numpy().astype(np.float64)
+    p, n = weights[labels], weights[~labels]
+
+    def wins(predictions: Predictions) -> np.ndarray:
+        scores = predictions.logits.numpy()
+        gap = scores[labels][:, None] - scores[~labels][None, :]
+        return (gap > 0) + 0.5 * (gap == 0)
+
+    moved = wins(after) - wins(before)
+    mean = p @ moved @ n / (p.sum() * n.sum())
+    rows, columns = moved @ n / n.sum() - mean, p @ moved / p.sum() - mean
+    variance = (p**2 @ rows**2) / p.sum() ** 2 + (n**2 @ columns**2) / n.sum() ** 2
+    assert auc_change(before, after) == pytest.approx((mean, variance**0.5), rel=1e-6)
+    aucs = [roc_auc_score(labels, x.logits, sample_weight=weights) for x in (before, after)]
+    assert mean == pytest.approx(aucs[1] - aucs[0], abs=1e-9)
+    assert auc_change(before, before) == (0, 0)
+
+
+def test_the_error_of_an_auc_change_is_the_spread_over_draws_of_rows() -> None:
+    changes, errors = zip(*(auc_change(*two_models(500, seed)) for seed in range(400)))
+    assert np.mean(errors) == pytest.approx(np.std(changes), rel=0.1)
