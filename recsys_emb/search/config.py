@@ -48,10 +48,10 @@ class SearchConfig(BaseModel):
     )
     retrain: int = Field(5, ge=1, description="how many of the best scored trials are trained from scratch")
     narrow: float = Field(
-        0.001,
+        0.0005,
         ge=0,
-        description="supernet: a table of the best scored trials that chance explains at 0 or 1 columns, and that "
-        "loses no more of the score than this, is trained with those",
+        description="supernet: a table of the best scored trials is left out where the score then falls by no more "
+        "than by chance, nor by more than this",
     )
     tolerance: float = Field(
         0.001, ge=0, description="pareto: the winner is the smallest table within this much of the best AUC"

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from recsys_emb.search.narrow import by_table, narrowed
+from recsys_emb.search.narrow import CHANCE, by_table, narrowed
 from recsys_emb.search.space import parse_space
-from recsys_emb.training.metrics import Predictions
+from recsys_emb.training.metrics import Predictions, auc_change
 
 TABLES = {"noise": 100, "weak": 1_000, "strong": 10_000}
 CHOICES = {"choices": [8, 0, 1, 2, 4]}
-MANY, FEW = 20_000, 200
+MANY, FEW = 20_000, 400
 
 
 def predict(widths: Mapping[str, int], rows: int = MANY) -> Predictions:
@@ -38,19 +38,44 @@ def widths_of(form: dict[str, Any], most: float, start: int = 8, rows: int = MAN
 
 @pytest.mark.parametrize("form", [CHOICES, {"int": [0, 8]}])
 def test_fields_of_no_use_are_left_out_and_others_stay(form: dict[str, Any]) -> None:
-    assert widths_of(form, most=1.0) == {"noise": 0, "weak": 1, "strong": 8}
+    assert widths_of(form, most=1.0) == {"noise": 0, "weak": 8, "strong": 8}
 
 
 def test_of_few_rows_a_field_is_not_left_out_for_all_that_they_cannot_tell() -> None:
     assert widths_of(CHOICES, most=1.0, rows=FEW)["weak"] == 0
-    assert widths_of(CHOICES, most=1e-4, rows=FEW)["weak"] == 1
+    assert widths_of(CHOICES, most=1e-4, rows=FEW)["weak"] == 8
 
 
 def test_nothing_narrows_below_the_space() -> None:
     assert widths_of({"choices": [2, 4]}, most=1.0, start=4) == dict.fromkeys(TABLES, 4)
-    assert widths_of({"choices": [1, 2, 4]}, most=1.0, start=4) == {"noise": 1, "weak": 1, "strong": 4}
+    assert widths_of({"choices": [1, 2, 4]}, most=1.0, start=4) == {
+        "noise": 1,
+        "weak": 1,
+        "strong": 4,
+    }  # one is all it needs
     assert widths_of(CHOICES, most=1.0, start=0) == dict.fromkeys(TABLES, 0)
 
 
 def test_tables_that_share_a_width_are_narrowed_together() -> None:
-    assert widths_of({**CHOICES, "groups": 2}, most=1.0) == {"noise": 1, "weak": 1, "strong": 8}
+    assert widths_of({**CHOICES, "groups": 2}, most=1.0) == dict.fromkeys(TABLES, 8)
+    assert widths_of({"choices": [8, 1], "groups": 2}, most=1.0) == {"noise": 1, "weak": 1, "strong": 8}
+
+
+def test_the_least_missed_goes_first() -> None:
+    """Of two tables that tell nearly the same the one that tells more stays, and without either all is lost."""
+    draw = torch.Generator().manual_seed(2)
+    value, noise, more = torch.randn(3, MANY, generator=draw)
+    labels = (torch.rand(MANY, generator=draw) < value.sigmoid()).float()
+
+    def of_two(widths: Mapping[str, int]) -> Predictions:
+        told = value + noise if widths["better"] else value + noise + 0.03 * more
+        out = Predictions()
+        out.append(told if max(widths.values()) else torch.zeros(MANY), labels)
+        return out
+
+    tables = {"better": 10, "worse": 10}
+    space = parse_space({"embedding.options.widths.*": CHOICES}, tables, "space")
+    found = by_table(space, narrowed(space, {p.name: 8 for p in space.params}, of_two, most=1.0))
+    assert found == {"better": 8, "worse": 0}
+    change, error = auc_change(of_two({"better": 8, "worse": 8}), of_two({"better": 0, "worse": 8}))
+    assert 0 < -change < CHANCE * error  # the other way round would have passed too
