@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recsys_emb.models.layers import Linear
+from recsys_emb.native import attention as native
 
 
 class MultiHeadSelfAttention(nn.Module):
@@ -50,12 +51,15 @@ class MultiHeadSelfAttention(nn.Module):
         if self.training and self.dropout:
             batch, fields, _ = x.shape
             kept = F.dropout(x.new_ones(self.heads * batch, fields, fields), self.dropout)
-        out: Tensor = _Attend.apply(F.linear(x, weight), kept, self.heads, self.scale)  # type: ignore[no-untyped-call]
+        projected = F.linear(x, weight)
+        out: Tensor
+        if kept is None and native.fits(projected, self.heads):
+            out = native.Attend.apply(projected, self.heads, self.scale)  # type: ignore[no-untyped-call]
+        else:
+            out = _Attend.apply(projected, kept, self.heads, self.scale)  # type: ignore[no-untyped-call]
         if self.residual is not None:
-            out = out + self.residual(x)
-        if self.norm is not None:
-            out = self.norm(out)
-        return torch.relu(out)
+            out += self.residual(x)  # in place, as ReLU: nothing that large is made in vain
+        return torch.relu_(out if self.norm is None else self.norm(out))
 
 
 class _Attend(torch.autograd.Function):

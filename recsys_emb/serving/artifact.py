@@ -131,8 +131,9 @@ class Artifact:
     @cached_property
     def encoder(self) -> Encoder:
         """Raw rows -> the model's input. Holds the vocabularies in memory, so it is made on first use."""
-        files = zip_longest(self.schema.vocabularies.items(), vocabulary_files(self.schema))  # no files: ids are hashes
-        indexes = {name: ValueIndex(file and self.path / file, size) for (name, size), file in files}
+        files = [self.path / file for file in vocabulary_files(self.schema)]  # none where ids are hashes
+        of_files = zip_longest(self.schema.vocabularies.items(), files)
+        indexes = {name: ValueIndex(file, size) for (name, size), file in of_files}
         return Encoder(self.schema, self.manifest.rows.dense, indexes)
 
     def logits(self, frame: pl.DataFrame, batch_size: int | None = None) -> np.ndarray:

@@ -13,8 +13,9 @@ from recsys_emb.models.layers import Linear
     ("in_features", "options"),
     [(4, {}), (6, {}), (4, {"residual": False}), (4, {"scale": True}), (6, {"layer_norm": True, "scale": True})],
 )
-def test_self_attention_against_loops_over_rows_heads_and_fields(in_features, options):
-    heads, dim = 2, 3
+@pytest.mark.parametrize("dim", [3, 8])  # in torch, and in C++ where it can be compiled
+def test_self_attention_against_loops_over_rows_heads_and_fields(in_features, options, dim):
+    heads = 2
     layer, x = MultiHeadSelfAttention(in_features, heads, dim, **options), torch.randn(3, 5, in_features)
     for p in layer.parameters():
         p.data.normal_()
