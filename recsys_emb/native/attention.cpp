@@ -8,7 +8,7 @@
 
 namespace {
 
-typedef float vec __attribute__((vector_size(32), aligned(4)));
+typedef float vec __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(32)));
 constexpr long LANES = 8;
 
@@ -73,8 +73,8 @@ inline vec exponential(vec x) {
     p = p * r + all(1.6666665459e-1f);
     p = p * r + all(5.0000001201e-1f);
     p = p * r * r + r + all(1.0f);
-    ivec power = (reinterpret_cast<ivec&>(t) + (127 - 0x4b400000)) << 23;
-    return p * reinterpret_cast<vec&>(power);
+    ivec power = ((ivec)t + (127 - 0x4b400000)) << 23;  // of the bits
+    return p * (vec)power;
 }
 
 // Zeros, aligned to a cache line. What stands behind the fields is computed with, so it must be harmless.

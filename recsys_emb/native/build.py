@@ -33,13 +33,13 @@ def library(source: Path) -> ctypes.CDLL | None:
         _log.info("%s: no C++ compiler, torch does it more slowly", source.name)
         return None
     digest = hashlib.blake2b(" ".join((compiler, *FLAGS)).encode() + source.read_bytes(), digest_size=8).hexdigest()
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    target = root / "recsys_emb" / f"{source.stem}-{digest}.so"
     try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        target = root / "recsys_emb" / f"{source.stem}-{digest}.so"
         if not target.exists():
             _compile(compiler, source, target)
         return ctypes.CDLL(str(target))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         _log.info("%s: not compiled (%s), torch does it more slowly", source.name, error)
         return None
 
