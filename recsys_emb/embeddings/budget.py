@@ -42,7 +42,11 @@ def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
         budget = float(match[1])
     if isinstance(budget, bool) or not budget > 0 or budget != budget or budget == float("inf"):
         raise UserError(f"embedding.budget: {budget!r} is out of range; allowed: {allowed}")
-    return int(budget * full_bytes) if budget <= 1 else int(budget)
+    if budget <= 1:
+        return int(budget * full_bytes)
+    if budget != int(budget):
+        raise UserError(f"embedding.budget: {budget!r} is above 1 and no whole number of bytes; allowed: {allowed}")
+    return int(budget)
 
 
 def water_fill(full: Sequence[int], least: Sequence[int], total: int, balance: float) -> list[int]:

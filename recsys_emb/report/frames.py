@@ -67,7 +67,8 @@ def load_trials(path: Path) -> list[dict[str, Any]]:
     try:
         return records(pl.read_parquet(path))
     except (OSError, pl.exceptions.PolarsError):
-        raise UserError(f"{path}: cannot be read; finish the search again with `recsys-emb search --resume`") from None
+        what = "cannot be read" if path.exists() else "not there"
+        raise UserError(f"{path}: {what}; `recsys-emb search CONFIG --out DIR --resume` finishes a search") from None
 
 
 def records(rows: Rows) -> list[dict[str, Any]]:

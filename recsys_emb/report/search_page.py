@@ -39,7 +39,7 @@ def search_page(out: str | Path) -> Path:
         html.section("Winner", html.cards(_cards(summary)), note=_how(summary)),
         html.section("Winner and baselines", _baselines(summary), note=_BASELINES_NOTE),
         _correlation(summary, trials),
-        html.section("Search", _figures(summary, trials, candidates, _tables(folder, summary))),
+        html.section("Search", _figures(summary, trials, candidates, _searched_widths(folder, summary))),
         html.section("Trials", _trials(trials), note=_TRIALS_NOTE),
         html.section("Candidates", _trials(candidates), note="Scored on the supernet.") if candidates else "",
     )
@@ -140,12 +140,13 @@ def _correlation(summary: Summary, trials: Sequence[dict[str, Any]]) -> str:
     return html.section("Supernet scores", _drawn("scores", trials), note=f"{text}retrained candidates: {verdict}.")
 
 
-def _tables(folder: Path, summary: Summary) -> list[dict[str, Any]]:
-    """Ids and widths of the winner's tables: the widths searched, where widths were searched."""
+def _searched_widths(folder: Path, summary: Summary) -> list[dict[str, Any]]:
+    """Ids and widths of the winner's tables, where it has a width for each."""
     winner = summary["winner"]
+    if not winner["widths"]:
+        return []
     tables = load_report(folder / winner["run"]).get("tables") or []
-    widths = winner["widths"] or {}
-    return [{**table, "width": widths.get(table["name"], table.get("width"))} for table in tables]
+    return [{**table, "width": winner["widths"].get(table["name"])} for table in tables]
 
 
 def _figures(
@@ -187,23 +188,23 @@ def _trials(trials: Sequence[dict[str, Any]]) -> str:
     apart = len(params) <= _PARAM_COLUMNS
     scored = any(row["score"] is not None for row in trials)
     headers = [
-        html.Header("Trial"),
+        html.Header("Trial", "its number, or the baseline that it is"),
         html.Header("State", number=False),
         html.Header("AUC", "validation split"),
-        *([html.Header("Score", "validation AUC on the supernet")] if scored else []),
+        *([html.Header("Score", "validation AUC on the supernet, without the fields left out")] if scored else []),
         html.Header("Serving (MB)"),
         html.Header("Time (s)", "of training"),
         *(
-            html.Header(_short(key, params), key.removeprefix(PARAM), _is_number(key, trials))
+            html.Header(_brief(_short(key, params)), key.removeprefix(PARAM), _is_number(key, trials))
             for key in params
             if apart
         ),
         *([] if apart else [html.Header("Parameters", number=False)]),
-        html.Header("Note", "baseline, front or winner; what went wrong; run folder", number=False),
+        html.Header("Note", "front or winner; what went wrong; run folder", number=False),
     ]
     cells = [
         [
-            _figure(row["number"], "d"),
+            html.Cell(row["enqueued"]) if row["enqueued"] else _figure(row["number"], "d"),
             html.Cell(row["state"]),
             _figure(row["auc"], ".4f"),
             *([_figure(row["score"], ".4f")] if scored else []),
@@ -219,7 +220,7 @@ def _trials(trials: Sequence[dict[str, Any]]) -> str:
 
 
 def _marks(row: dict[str, Any]) -> str:
-    marks = [row["enqueued"], "winner" if row["winner"] else None, "on the front" if row["pareto"] else None]
+    marks = ["winner" if row["winner"] else None, "on the front" if row["pareto"] else None]
     return ", ".join(filter(None, marks))
 
 
@@ -231,6 +232,12 @@ def _short(key: str, params: Sequence[str]) -> str:
         if sum(f".{other.removeprefix(PARAM)}".endswith(end) for other in params) == 1:
             return end[1:]
     return ".".join(parts)
+
+
+def _brief(name: str) -> str:
+    """A group of tables by its first."""
+    first, *more = name.split("+")
+    return f"{first} + {len(more)} more" if len(more) > 1 else name
 
 
 def _all_values(row: dict[str, Any], params: Sequence[str]) -> str:

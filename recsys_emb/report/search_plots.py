@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,6 +13,8 @@ from recsys_emb.report.figure import COLOURS, INK, finish, log_axis, megabytes, 
 from recsys_emb.report.frames import Rows, records
 from recsys_emb.report.sizes import MB
 
+MARKERS, LINES = "s^vP*", ("--", ":", "-.", (0, (6, 2)))
+"""Of baselines: names in the legend, since what they stand at often lies close together."""
 SHOWN_IMPORTANCES = 20
 """Parameters in the plot of importances; the least important ones are left out."""
 
@@ -44,10 +46,8 @@ def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
                 floor = ax.get_xaxis_transform()
                 style: dict[str, Any] = {"linestyle": "none", "color": COLOURS[6], "markersize": 7, "clip_on": False}
                 ax.plot(numbers, [0] * len(numbers), marker=marker, transform=floor, label=state, **style)
-        for i, row in enumerate(outside):  # names side by side, since the lines may lie close together
-            ax.axhline(row["auc"], color=COLOURS[1], linewidth=1, linestyle=":")
-            across = ax.get_yaxis_transform()
-            ax.text(0.01 + 0.22 * i, row["auc"], plain(row["enqueued"]), transform=across, va="bottom", fontsize=8)
+        for row, line in zip(outside, cycle(LINES)):
+            ax.axhline(row["auc"], color=COLOURS[1], linewidth=1.2, linestyle=line, label=plain(row["enqueued"]))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("Trial")
         ax.set_ylabel("Validation AUC" if figure == "auc" else "Validation AUC on the supernet")
@@ -56,7 +56,7 @@ def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
 
 
 def pareto(trials: Rows, budget_bytes: float | None = None, ax: Axes | None = None) -> Axes:
-    """Validation AUC against serving size (MB, log axis): every finished trial, the front, baselines by name.
+    """Validation AUC against serving size (MB, log axis): every finished trial, the front, the winner, each baseline.
 
     Args:
         trials: rows of ``trials.parquet``.
@@ -69,13 +69,13 @@ def pareto(trials: Rows, budget_bytes: float | None = None, ax: Axes | None = No
         others = [row for row in rows if row not in front and row["enqueued"] is None]
         _points(ax, others, "trial", megabytes, marker="o", color=COLOURS[6], markersize=4)
         baselines = [row for row in rows if row["enqueued"] is not None]
-        _points(ax, baselines, "baseline", megabytes, marker="s", color=COLOURS[1])
+        for row, marker in zip(baselines, cycle(MARKERS)):
+            _points(ax, [row], plain(row["enqueued"]), megabytes, marker=marker, color=COLOURS[1], markersize=7)
         xs, ys = [megabytes(row) for row in front], [row["auc"] for row in front]
         ax.step(xs, ys, where="post", color=COLOURS[0], linewidth=1.3)
         ax.plot(xs, ys, linestyle="none", marker="D", color=COLOURS[0], markersize=4.5, label="Pareto front")
-        for i, row in enumerate(sorted(baselines, key=megabytes)):  # names below and above by turns
-            at, name = (megabytes(row), row["auc"]), plain(row["enqueued"])
-            ax.annotate(name, at, xytext=(5, 4 if i % 2 else -9), textcoords="offset points", fontsize=8)
+        winner = [row for row in rows if row.get("winner")]
+        _points(ax, winner, "winner", megabytes, marker="o", color=INK, fillstyle="none", markersize=11)
         sizes = [megabytes(row) for row in rows]
         if budget_bytes:
             sizes.append(budget_bytes / MB)

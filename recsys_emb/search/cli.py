@@ -62,3 +62,5 @@ def search(
         typer.echo(json.dumps({"out": str(folder), **summary}))
     else:
         print_summary(summary, folder)
+    if summary["failure"] and "complete" not in summary["states"]:
+        raise UserError(f"{folder}: every trial failed, the first with: {summary['failure']}")

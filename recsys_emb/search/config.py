@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from recsys_emb.config import GivenBudget, RunConfig, explain, load_config, parse_config
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.embeddings.budget import budget_bytes
-from recsys_emb.errors import UserError
+from recsys_emb.errors import OutOfReach, UserError
 from recsys_emb.files import read_yaml
 from recsys_emb.search.space import Keys, Space, Values, parse_space
-from recsys_emb.training.run import group_of
+from recsys_emb.training.run import group_of, plan
 
 BaselineName = Literal["full", "uniform", "mixed_dim", "uniform_widths"]
 
@@ -120,7 +120,10 @@ def load_search(path: Path, overrides: Sequence[str] = (), budget: str | None = 
         config = SearchConfig.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"search {path}: {explain(error, SearchConfig)}") from None
-    base = load_config(path.parent / config.base, [*config.set, *overrides])
+    base_path = path.parent / config.base
+    if {"base", "space"} <= read_yaml(base_path, f"search {path}: base", "those of a run").keys():
+        raise UserError(f"search {path}: base: {base_path} is a search itself; name the YAML file of a run")
+    base = load_config(base_path, [*config.set, *overrides])
     spec = group_of(base, open_dataset(base.data.path).schema)
     space = parse_space(config.space, {t.name: t.num_embeddings for t in spec.tables}, f"search {path}: space")
     search = Search(config, base, space, spec.full_bytes, budget_bytes(config.budget, spec.full_bytes))
@@ -134,7 +137,7 @@ def _check(search: Search, where: str) -> None:
         if param.paths[0][0] == "data":
             raise UserError(f"{where}: space.{param.name}: trials are compared on one dataset; search other keys")
         try:
-            search.run_config(values)
+            _plan(search, search.run_config(values))
         except UserError as error:
             text = str(error).removeprefix("trial: ")
             raise UserError(f"{where}: space.{param.name}: {text}") from None
@@ -145,6 +148,17 @@ def _check(search: Search, where: str) -> None:
             f"{where}: scoring: a supernet scores widths alone; allowed in space: embedding.options.widths.TABLE, "
             "with embedding.backend=field_dim"
         )
+
+
+def _plan(search: Search, config: RunConfig) -> None:
+    """Raises UserError when the config does not fit the dataset, whatever the budget."""
+    try:
+        plan(config, search.dataset)
+    except OutOfReach:
+        return
+    except UserError:
+        free = config.embedding.model_copy(update={"budget": None})
+        plan(config.model_copy(update={"embedding": free}), search.dataset)
 
 
 def _put(tree: dict[str, Any], path: Keys, value: Any) -> None:

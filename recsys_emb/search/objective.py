@@ -33,6 +33,13 @@ OUTCOME = "outcome"  # names of a trial's user attributes
 CONFIG = "config"
 BASELINE = "baseline"
 RUN = "run"
+CANDIDATE = "candidate"
+OUT = "out"
+
+
+def name_of(trial: FrozenTrial) -> str:
+    """Of a baseline; else the number that it was drawn, or scored, under."""
+    return trial.user_attrs.get(BASELINE) or f"trial {trial.user_attrs.get(CANDIDATE, trial.number)}"
 
 
 class Infeasible(Exception):
@@ -48,7 +55,7 @@ class Duplicate(Exception):
     """The same config as an earlier trial."""
 
     def __init__(self, original: FrozenTrial) -> None:
-        super().__init__(f"the same as trial {original.number}")
+        super().__init__(f"the same as {name_of(original)}")
         self.original = original
 
 

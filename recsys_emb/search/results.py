@@ -22,7 +22,18 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import write_json, write_text
 from recsys_emb.report import search_page
 from recsys_emb.search.config import Search
-from recsys_emb.search.objective import BASELINE, COMPLETE, CONFIG, FREE, INFEASIBLE, OUTCOME, RUN
+from recsys_emb.search.objective import (
+    BASELINE,
+    CANDIDATE,
+    COMPLETE,
+    CONFIG,
+    FAILED,
+    FREE,
+    INFEASIBLE,
+    OUT,
+    OUTCOME,
+    RUN,
+)
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import group_of, train
 
@@ -45,7 +56,7 @@ _SCHEMA = {
     "pareto": pl.Boolean,
     "winner": pl.Boolean,
 }
-_FIGURES = ("auc", "logloss", "gauc", "calibration", "serving_bytes", "full_bytes", "ratio")
+_FIGURES = ("auc", "logloss", "gauc", "calibration")
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Finished:
         return self.row["enqueued"] or f"trial {self.row['number']}"
 
 
-def finish(search: Search, out: Path, study: Study, outside: Study) -> dict[str, Any]:
+def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) -> dict[str, Any]:
     """Writes ``trials.parquet``, ``best.yaml``, ``search.json`` and ``report.html`` and looks at the test split.
 
     Args:
@@ -68,6 +79,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study) -> dict[str,
         out: its folder.
         study: of the trials that were drawn.
         outside: of baselines that the space does not reach, and of retrained candidates.
+        asked: how many trials were wanted.
 
     Returns:
         what ``search.json`` holds.
@@ -76,8 +88,8 @@ def finish(search: Search, out: Path, study: Study, outside: Study) -> dict[str,
         UserError: no trial is complete, so there is nothing to choose from; ``trials.parquet`` says why.
     """
     scored = search.config.scoring == "supernet"
-    drawn = [_finished(t, t.number, scored) for t in _ended(study)]
-    trained = [_finished(t, t.user_attrs.get("candidate")) for t in _ended(outside)]
+    drawn = [_finished(search, out, t, t.number, scored) for t in _ended(study)]
+    trained = [_finished(search, out, t, t.user_attrs.get(CANDIDATE)) for t in _ended(outside)]
     trained += [] if scored else drawn
     _mark_front(trained)
     if scored:
@@ -99,9 +111,13 @@ def finish(search: Search, out: Path, study: Study, outside: Study) -> dict[str,
         "budget_bytes": search.budget,
         "full_bytes": search.full_bytes,
         "states": states(drawn),
+        "asked": asked,
         "trials": sum(f.row["state"] not in FREE and not f.row["enqueued"] for f in drawn),
+        "failure": next((f.row["message"] for f in drawn if f.row["state"] == FAILED), None),
         "winner": _entry(winner, reports) | {"params": _params(winner), "widths": _widths(search, winner)},
         "baselines": [_entry(f, reports) for f in trained if f.row["enqueued"]],
+        "tolerance": search.config.tolerance,
+        "front": [_entry(f, reports) for f in _by_size(trained) if f.row["pareto"]],
         "hypervolume": hypervolume(trained, search) if search.config.mode == "pareto" else None,
         "correlation": correlation(trained) if scored else None,
         "importances": importances(study),
@@ -115,18 +131,31 @@ def _ended(study: Study) -> list[FrozenTrial]:
     return [t for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
 
 
-def _finished(trial: FrozenTrial, number: int | None, scored: bool = False) -> Finished:
+def _by_size(finished: Sequence[Finished]) -> list[Finished]:
+    return sorted(finished, key=lambda f: f.row["serving_bytes"] or 0)
+
+
+def _finished(search: Search, out: Path, trial: FrozenTrial, number: int | None, scored: bool = False) -> Finished:
     attrs = trial.user_attrs
-    row = {key: attrs.get(key) for key in ("serving_bytes", "seconds", RUN, "message", "score")} | {
+    config = parse_config(attrs[CONFIG]) if attrs[OUTCOME] == COMPLETE else None
+    retrained = search.space.params_of(attrs[CONFIG]) if CANDIDATE in attrs and config else None
+    row = {key: attrs.get(key) for key in ("serving_bytes", "seconds", "message", "score")} | {
+        RUN: _run(out, attrs),
         "number": number,
         "state": attrs[OUTCOME],
         "enqueued": attrs.get(BASELINE),
         "pareto": False,
         "winner": False,
-        **{f"param:{name}": value for name, value in trial.params.items()},
+        **{f"param:{name}": value for name, value in (retrained or trial.params).items()},
     }
     row["score" if scored else "auc"] = attrs.get("auc", trial.intermediate_values.get(trial.last_step or -1))
-    return Finished(row, parse_config(attrs[CONFIG]) if attrs[OUTCOME] == COMPLETE else None)
+    return Finished(row, config)
+
+
+def _run(out: Path, attrs: Mapping[str, Any]) -> str | None:
+    """Its folder, relative to the search's; that of another search on the same study whole."""
+    run, home = attrs.get(RUN), Path(attrs.get(OUT, out))
+    return str(home / run) if run and home != out.resolve() and (home / run).is_dir() else run
 
 
 def _config(finished: Finished) -> RunConfig:
@@ -156,8 +185,8 @@ def choose(search: Search, trained: Sequence[Finished]) -> Finished:
 def _why_nothing(search: Search, trained: Sequence[Finished]) -> str:
     infeasible = [f for f in trained if f.row["state"] == INFEASIBLE]
     if len(infeasible) == len(trained):
-        sizes = [f.row["serving_bytes"] for f in infeasible if f.row["serving_bytes"]]
-        least = f"; the smallest takes {min(sizes):,} bytes" if sizes else ""
+        sizes = [f.row["serving_bytes"] for f in infeasible if f.row["serving_bytes"] and not f.row["enqueued"]]
+        least = f"; the smallest that was drawn takes {min(sizes):,} bytes" if sizes else ""
         return (
             f"--budget: none of {len(infeasible)} candidates fits in {search.budget:,} bytes{least}; "
             "raise the budget or let the space go lower"

@@ -22,6 +22,7 @@ from recsys_emb.search.config import Search
 from recsys_emb.search.narrow import by_table, narrowed
 from recsys_emb.search.objective import (
     BASELINE,
+    CANDIDATE,
     CONFIG,
     RUN,
     Infeasible,
@@ -33,7 +34,7 @@ from recsys_emb.search.objective import (
     quiet_optuna,
 )
 from recsys_emb.search.results import finish, is_done
-from recsys_emb.search.study import JOURNAL, Job, Place, Say, open_study, work_off
+from recsys_emb.search.study import JOURNAL, Job, Place, Say, claim, open_study, work_off
 from recsys_emb.search.supernet import Supernet
 from recsys_emb.training.trainer import Reporter
 
@@ -99,23 +100,25 @@ def run_search(
     _make(out, resume, storage)
     with _sole_owner(out), quiet_optuna(), _says_what_is_lost():
         inner, outer = Place(out, name, storage), Place(out, f"{name}-trained", storage)
+        claim(inner)
         study = open_study(search, inner, resume)
         outside = open_study(search, outer, resume)
         scored = search.config.scoring == "supernet"
+        if search.space.widths:
+            _check_reach(search)
         _enqueue_baselines(search, study, outside)
         training = TrainObjective(search, out, reporter)
         first = Job(search, outer, training, None, say)
         if not scored:
             work_off([first, Job(search, inner, training, trials, say)], jobs)
         else:
-            _check_reach(search)
             choices = sorted({w for p in search.space.params for w in p.choices})
             Supernet.train(search.base, out / "supernet", reporter, resume=True, choices=choices)
             scoring = SupernetObjective(search, out / "supernet")
             work_off([first, Job(search, inner, scoring, trials, say)], jobs)
             _enqueue_best(search, study, outside, scoring)
             work_off([first], jobs)
-        return finish(search, out, study, outside)
+        return finish(search, out, study, outside, trials)
 
 
 def _make(out: Path, resume: bool, storage: str | None) -> None:
@@ -151,7 +154,7 @@ def _says_what_is_lost() -> Iterator[None]:
 
 
 def _check_reach(search: Search) -> None:
-    """Raises UserError when not even the smallest widths fit, before a supernet is trained for nothing."""
+    """Raises UserError when not even the smallest widths fit, before anything is trained for nothing."""
     smallest = search.run_config({path: min(map(p.value, p.probes())) for p in search.space.params for path in p.paths})
     try:
         planned_bytes(search, smallest)
@@ -171,12 +174,13 @@ def _enqueue_baselines(search: Search, study: Study, outside: Study) -> None:
     for name, config in baselines(search).items():
         if name in known:
             continue
-        attrs = {BASELINE: name, RUN: f"baselines/{name}"}
+        scored = search.config.scoring == "supernet"
+        run = {RUN: f"baselines/{name}"}
         params = _point(search, config)
         if params is not None:
-            study.enqueue_trial(params, user_attrs=attrs)
-        if params is None or search.config.scoring == "supernet":
-            outside.enqueue_trial({}, user_attrs={**attrs, CONFIG: as_json(config)})
+            study.enqueue_trial(params, user_attrs={BASELINE: name, **({} if scored else run)})
+        if params is None or scored:
+            outside.enqueue_trial({}, user_attrs={BASELINE: name, **run, CONFIG: as_json(config)})
 
 
 def _point(search: Search, config: RunConfig) -> dict[str, Any] | None:
@@ -189,33 +193,39 @@ def _point(search: Search, config: RunConfig) -> dict[str, Any] | None:
 
 
 def _enqueue_best(search: Search, study: Study, outside: Study, scoring: SupernetObjective) -> None:
-    """Puts the best scored candidates, narrowed, in the queue of what is trained."""
-    known = {t.user_attrs.get("candidate") for t in outside.get_trials(deepcopy=False)}
-    for trial in best_scored(search, study):
-        if trial.number not in known:
-            supernet = scoring.supernet
-            widths = {p.name: p.value(trial.params[p.name]) for p in search.space.params}
-            widths = narrowed(search.space, widths, supernet.predictions, search.config.narrow)
-            config = search.run_config({path: widths[p.name] for p in search.space.params for path in p.paths})
-            outside.enqueue_trial(
-                {},
-                user_attrs={
-                    CONFIG: as_json(config),
-                    RUN: f"retrained/{trial.number:04d}",
-                    "candidate": trial.number,
-                    "score": supernet.score(by_table(search.space, widths)),
-                },
-            )
+    """Puts the best scored candidates, narrowed, in the queue of what is trained: as many different ones as wanted."""
+    queued = {t.user_attrs[CANDIDATE]: t.user_attrs[CONFIG] for t in outside.trials if CANDIDATE in t.user_attrs}
+    for trial in by_score(search, study):
+        if len(queued) >= search.config.retrain:
+            return
+        if trial.number in queued:
+            continue
+        supernet = scoring.supernet
+        widths = {p.name: p.value(trial.params[p.name]) for p in search.space.params}
+        widths = narrowed(search.space, widths, supernet.predictions, search.config.narrow)
+        config = as_json(search.run_config({path: widths[p.name] for p in search.space.params for path in p.paths}))
+        if config in queued.values():
+            continue  # another one, narrowed to the same
+        queued[trial.number] = config
+        outside.enqueue_trial(
+            {},
+            user_attrs={
+                CONFIG: config,
+                RUN: f"retrained/{trial.number:04d}",
+                CANDIDATE: trial.number,
+                "score": supernet.score(by_table(search.space, widths)),
+            },
+        )
 
 
-def best_scored(search: Search, study: Study) -> list[FrozenTrial]:
-    """The ``retrain`` best scores; in Pareto mode as many of the front, evenly along it."""
-    count = search.config.retrain
+def by_score(search: Search, study: Study) -> list[FrozenTrial]:
+    """The best scores first; in Pareto mode ``retrain`` of the front, evenly along it."""
     if search.config.mode == "budget":
         done = [t for t in study.get_trials(deepcopy=False) if is_done(t)]
-        return sorted(done, key=lambda t: (-t.values[0], t.number))[:count]
+        return sorted(done, key=lambda t: (-t.values[0], t.number))
     front = sorted((t for t in study.best_trials if is_done(t)), key=lambda t: t.values[1])
-    at = np.unique(np.linspace(0, len(front) - 1, min(count, len(front))).round().astype(int))
+    count = min(search.config.retrain, len(front))
+    at = np.unique(np.linspace(0, len(front) - 1, count).round().astype(int))
     return [front[i] for i in at]
 
 

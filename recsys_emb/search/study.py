@@ -2,7 +2,7 @@
 
 OUT/
   journal.log          the study, unless --storage names another place
-  search.yaml          the base run and what is searched around it
+  study.json           the name of the study, and where it is
   trials/NUMBER/       a run directory per trial; baselines/ and retrained/ likewise
   trials.parquet search.json best.yaml report.html      the result (results.py)
 """
@@ -13,6 +13,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,13 +31,16 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from recsys_emb.errors import UserError
+from recsys_emb.files import read_json, write_json
 from recsys_emb.search.config import Search
 from recsys_emb.search.objective import (
     BASELINE,
     FREE,
+    OUT,
     OUTCOME,
     Objective,
     carry_out,
@@ -46,8 +50,8 @@ from recsys_emb.search.objective import (
 from recsys_emb.training.runtime import quiet_torch
 
 IDENTITY = "search"
-OUT = "out"
 JOURNAL = "journal.log"
+OWNER = "study.json"
 PATIENCE = 200
 """So many free trials in a row end a search: what it draws is infeasible, or was tried before."""
 
@@ -71,7 +75,12 @@ class Place:
     @property
     def text(self) -> str:
         """As messages and optuna-dashboard name the storage."""
-        return self.url or str(self.out / JOURNAL)
+        if self.url is None:
+            return str(self.out / JOURNAL)
+        try:
+            return make_url(self.url).render_as_string(hide_password=True)
+        except ArgumentError:
+            return self.url
 
     def storage(self) -> BaseStorage:
         """Raises UserError when it cannot be opened."""
@@ -82,11 +91,22 @@ class Place:
         try:
             return optuna.storages.get_storage(RDBStorage(self.url, heartbeat_interval=None))
         except (SQLAlchemyError, ImportError, ValueError) as error:
-            raise UserError(f"--storage {self.url}: cannot be opened ({_reason(error)})") from None
+            raise UserError(f"--storage {self.text}: cannot be opened ({_reason(error)})") from None
 
     def load(self) -> Study:
         """The study, which exists."""
         return optuna.load_study(study_name=self.name, storage=self.storage())
+
+
+def claim(place: Place) -> None:
+    """Makes the folder that of one study. Raises UserError when it is another's: their trials would overwrite."""
+    path, own = place.out / OWNER, {"study": place.name, "storage": place.text}
+    if path.exists() and (known := read_json(path)) != own:
+        raise UserError(
+            f"--out {place.out}: belongs to study {known.get('study')} in {known.get('storage')}; "
+            "give this one another --out"
+        )
+    write_json(path, own)
 
 
 def open_study(search: Search, place: Place, resume: bool) -> Study:
@@ -133,7 +153,7 @@ def _same_search(study: Study, identity: dict[str, Any], place: Place) -> None:
     if differing:
         raise UserError(
             f"--study {place.name}: in {place.text} it belongs to another search (its {', '.join(differing)} differs); "
-            "give this one another --study or --out"
+            f"give this one another {'--out' if place.url is None else '--study and --out'}"
         )
 
 
@@ -165,7 +185,7 @@ def pruner(name: str) -> BasePruner:
 
 def _reason(error: BaseException) -> str:
     """What a database says, on one line and without the statement."""
-    return " ".join(str(error).split()).partition(" [SQL")[0]
+    return re.split(r" \[SQL| \(Background on", " ".join(str(error).split()))[0]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys_emb.report import human_bytes
-from recsys_emb.search.objective import BASELINE, COMPLETE, OUTCOME
+from recsys_emb.search.objective import COMPLETE, DUPLICATE, OUTCOME, RUN, name_of
 
 
 def quiet(study: Study, trial: FrozenTrial) -> None:
@@ -20,14 +20,16 @@ def quiet(study: Study, trial: FrozenTrial) -> None:
 
 
 def tell(study: Study, trial: FrozenTrial) -> None:
-    """One line on a finished trial, on stderr."""
+    """One line on a finished trial, on stderr; a score is of the supernet."""
     attrs = trial.user_attrs
-    name = attrs.get(BASELINE) or f"trial {attrs.get('candidate', trial.number)}"
-    parts = [f"valid AUC {attrs['auc']:.5f}"] if attrs[OUTCOME] == COMPLETE else [attrs[OUTCOME]]
+    if attrs[OUTCOME] == DUPLICATE:
+        return  # hundreds, where little is left to draw
+    figure = "valid AUC" if RUN in attrs else "score"
+    parts = [f"{figure} {attrs['auc']:.5f}"] if attrs[OUTCOME] == COMPLETE else [attrs[OUTCOME]]
     if attrs.get("serving_bytes") is not None:
         parts.append(human_bytes(attrs["serving_bytes"]))
     parts += [attrs["message"]] if "message" in attrs else [f"{attrs['seconds']:.1f} s"]
-    print(f"{name}: {', '.join(parts)}", file=sys.stderr)
+    print(f"{name_of(trial)}: {', '.join(parts)}", file=sys.stderr)
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
@@ -47,21 +49,44 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         table.add_row(f"{name}{mark}", *aucs, *sizes)
     console = Console()
     console.print(table)
+    if summary["mode"] == "pareto":
+        console.print(_front(summary))
     counts = ", ".join(f"{n} {state}" for state, n in summary["states"].items())
-    print(f"{counts}; {folder}/trials.parquet has them all")
+    file = "candidates" if summary["scoring"] == "supernet" else "trials"
+    print(f"{counts}; {folder}/{file}.parquet has them all")
     for note in notes(summary):
         print(note)
     print(f"recsys-emb train {folder}/best.yaml trains the winner again")
 
 
+def _front(summary: dict[str, Any]) -> Table:
+    table = Table(title="Front: none beats these in both", title_justify="left")
+    for heading in ("", "valid AUC", "bytes", "of full"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in summary["front"]:
+        size = row["serving_bytes"]
+        share = f"{size / summary['full_bytes']:.1%}"
+        table.add_row(row["name"], f"{row['valid_auc']:.5f}", human_bytes(size), share)
+    return table
+
+
 def notes(summary: dict[str, Any]) -> list[str]:
     """What a reader of the result should not overlook."""
     found = []
-    if summary["winner"]["baseline"]:
-        found.append(f"no trial beat the baseline {summary['winner']['baseline']}: more trials, or it is what to use")
+    baseline = summary["winner"]["baseline"]
+    if baseline and COMPLETE in summary["states"]:
+        found.append(f"no trial beat the baseline {baseline}: more trials, or it is what to use")
+    if summary["trials"] < summary["asked"]:
+        found.append(
+            f"{summary['asked']} trials were asked for, the space gave {summary['trials']}: in the end all that was "
+            "drawn was over the budget, or tried before"
+        )
     if summary["hypervolume"] is not None:
+        found.append(f"the winner is the smallest within {summary['tolerance']} of the best AUC")
         found.append(f"hypervolume {summary['hypervolume']:.5f} (AUC above 0.5 times bytes below full)")
     correlation = summary["correlation"]
+    if summary["scoring"] == "supernet" and correlation is None:
+        found.append("too few candidates were trained to say whether the supernet ranks them rightly: raise retrain")
     if correlation is not None:
         rho = correlation["spearman"]
         text = f"rank correlation of supernet score and trained AUC: {'-' if rho is None else f'{rho:.2f}'}"

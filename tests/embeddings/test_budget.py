@@ -19,7 +19,7 @@ def test_budget_in_bytes(budget: float | str | None, expected: int | None) -> No
     assert budget_bytes(budget, 1000) == expected
 
 
-@pytest.mark.parametrize("budget", [0, -1, True, "20 parsecs", "", float("nan"), float("inf")])
+@pytest.mark.parametrize("budget", [0, -1, 1.5, "1.5", True, "20 parsecs", "", float("nan"), float("inf")])
 def test_a_bad_budget_says_what_is_allowed(budget: float | str) -> None:
     with pytest.raises(UserError, match=r"embedding\.budget: .*allowed: a ratio above 0"):
         budget_bytes(budget, 1000)

@@ -46,16 +46,17 @@ def test_every_trial_is_a_row_with_its_parameters(make_search, read_page):
     header, uniform, full, first, pruned, failed, winner = page.rows[4:]
     assert texts(header) == ["Trial", "State", "AUC", "Serving (MB)", "Time (s)", "user", "rate", "Note"]
     assert texts(uniform) == [
-        "–",
+        "uniform",
         "complete",
         "0.8881",
         "0.225",
         "–",
         "–",
         "–",
-        "uniform, on the front|baselines/uniform",
+        "on the front|baselines/uniform",
     ]
-    assert texts(full)[-1] == "full|639,616 bytes, the budget is 320,000"
+    assert texts(full)[0] == "full"
+    assert texts(full)[-1] == "|639,616 bytes, the budget is 320,000"
     assert texts(first) == ["0", "complete", "0.8801", "0.300", "61.5", "8", "0.001235", "|trials/0000"]
     assert texts(pruned)[1:3] == ["pruned", "0.8000"]
     assert texts(failed)[-1] == "|ValueError: <b>boom</b>"

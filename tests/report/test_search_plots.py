@@ -68,9 +68,10 @@ def test_pareto_is_in_megabytes_and_names_baselines(trials):
     drawn = lines(ax)
     assert drawn["Pareto front"] == [[1.0, 0.79], [2.0, 0.81]]
     assert sorted(drawn["trial"]) == [[1.0, 0.78], [3.0, 0.77]]
-    assert drawn["baseline"] == [[4.0, 0.80]]
+    assert drawn["full"] == [[4.0, 0.80]]
     assert [x for x, _ in drawn["budget"]] == [3.5, 3.5]
-    assert [text.get_text() for text in ax.texts] == ["full"]
+    named = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert {"trial", "Pareto front", "full", "budget"} <= set(named)
     assert search_plots.pareto(trials.clear()).get_xscale() == "log"  # nothing finished yet
 
 

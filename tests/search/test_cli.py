@@ -11,7 +11,7 @@ import pytest
 
 from recsys_emb import cli
 from recsys_emb.config import load_config
-from tests.search.conftest import RATE, search_file
+from tests.search.conftest import RATE, WIDTHS, search_file
 
 
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple:
@@ -89,3 +89,27 @@ def test_mistakes_are_one_line_and_exit_2(
     assert err.startswith("recsys-emb: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_a_search_whose_trials_all_failed_says_so(capsys, monkeypatch, prepared: Path, tmp_path: Path) -> None:
+    space = {"training.learning_rate": {"choices": [1e30, 2e30]}}
+    path = search_file(prepared, tmp_path, space=space, baselines=["uniform"])
+    code, text, err = command(capsys, monkeypatch, str(path), "--trials", "2", "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "no trial beat" not in text
+    assert "every trial failed, the first with: " in err.splitlines()[-1]
+    assert "diverged" in err.splitlines()[-1]
+
+
+def test_scores_and_trained_aucs_are_told_apart(capsys, monkeypatch, prepared: Path, tmp_path: Path) -> None:
+    own = {"set": ["embedding.backend=field_dim", "training.epochs=1"], "scoring": "supernet", "retrain": 1}
+    path = search_file(prepared, tmp_path, space=WIDTHS, baselines=["uniform_widths"], **own)
+    out = tmp_path / "out"
+    code, text, err = command(capsys, monkeypatch, str(path), "--trials", "3", "--budget", "0.6", "--out", str(out))
+    assert code == 0
+    told = [line for line in err.splitlines() if ": infeasible" not in line]
+    assert [line.split(" 0.")[0] for line in told[:2]] == ["uniform_widths: valid AUC", "uniform_widths: score"]
+    assert [": score 0." in line for line in told[2:]] == [True] * 3 + [False]
+    assert ": valid AUC 0." in told[-1]
+    assert f"{out}/candidates.parquet has them all" in text
+    assert "too few candidates were trained" in text

@@ -44,8 +44,12 @@ def test_the_winner_has_the_best_auc_or_the_smallest_table_near_it(make_search: 
 
 def test_no_winner_says_why(make_search: MakeSearch) -> None:
     search = make_search(space=RATE, budget="1KB")
-    with pytest.raises(UserError, match="none of 2 candidates fits in 1,000 bytes; the smallest takes 2,000 bytes"):
-        choose(search, [trial(0, None, 3000, "infeasible"), trial(1, None, 2000, "infeasible")])
+    infeasible = [trial(i, None, size, "infeasible") for i, size in enumerate([3000, 2000])]
+    infeasible.append(trial(2, None, 1500, "infeasible", enqueued="mixed_dim"))
+    with pytest.raises(
+        UserError, match="none of 3 candidates fits in 1,000 bytes; the smallest that was drawn takes 2,0"
+    ):
+        choose(search, infeasible)
     with pytest.raises(UserError, match="no trial is complete; the first that failed: why"):
         choose(search, [trial(0, None, 3000, "infeasible"), trial(1, None, 900, "failed")])
 

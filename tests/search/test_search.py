@@ -173,6 +173,9 @@ def test_crashed_trials_fail_and_duplicates_are_not_trained(
         original = next(r for r in found if row["message"] == f"the same as trial {r['number']}")
         assert (row["run"], row["auc"]) == (original["run"], original["auc"])
     assert summary["winner"]["number"] == by_state["complete"][0]["number"]
+    assert notes(summary) == [
+        "50 trials were asked for, the space gave 2: in the end all that was drawn was over the budget, or tried before"
+    ]
     failed = study_of(out).trials[by_state["failed"][0]["number"]]
     assert failed.state == TrialState.FAIL
     assert failed.values is None
@@ -241,17 +244,19 @@ def test_supernet_scores_then_trains_the_best(make_search: MakeSearch, tmp_path:
     scored = [c for c in candidates if c["state"] == "complete"]
     assert sum(c["enqueued"] is None for c in scored) == 8
     assert not (out / "trials").exists()
-    best = sorted(scored, key=lambda c: -c["score"])[:3]
+    best = sorted(scored, key=lambda c: (-c["score"], c["number"]))
     trained = rows(out)
     retrained = {r["number"]: r for r in trained if r["number"] is not None}
-    assert set(retrained) == {c["number"] for c in best}
+    widths = [tuple(v for k, v in r.items() if k.startswith("param:")) for r in retrained.values()]
+    assert len(set(widths)) == len(retrained) == 3  # those narrowed to the same are trained once
+    assert best[0]["number"] in retrained
     for candidate in best:
-        row = retrained[candidate["number"]]
-        assert row["serving_bytes"] <= candidate["serving_bytes"]
-        assert row["score"] >= candidate["score"] - 3 * search.config.narrow  # of three groups of tables
-    pairs = sum(r["state"] == "complete" for r in retrained.values())  # fewer where two narrowed to the same
-    assert (summary["correlation"] or {"n": pairs})["n"] == pairs
-    assert (summary["correlation"] is None) == (pairs < 3)
+        if row := retrained.get(candidate["number"]):
+            assert row["state"] == "complete"
+            assert row["serving_bytes"] <= candidate["serving_bytes"]
+            assert row["score"] >= candidate["score"] - 3 * search.config.narrow  # of three groups of tables
+            assert all(row[k] in (0, v) for k, v in candidate.items() if k.startswith("param:"))
+    assert summary["correlation"]["n"] == 3
     assert [r["enqueued"] for r in trained if r["number"] is None] == ["uniform_widths"]
     assert summary["winner"]["valid_auc"] == max(r["auc"] for r in trained)
 
@@ -271,6 +276,11 @@ def test_two_processes_on_one_study(make_search: MakeSearch, tmp_path: Path) -> 
     assert [t.params for t in study.trials] == [t.params for t in study_of(alone).trials]
     with pytest.raises(UserError, match=r"--study both: exists in sqlite:.*; continue it with --resume"):
         run(search, tmp_path / "third", 4, storage=url, name="both")
+    elsewhere = tmp_path / "elsewhere"  # another folder on the same study: its trials stay where they are
+    run(search, elsewhere, 5, storage=url, name="both", resume=True)
+    folders = [elsewhere / r["run"] for r in rows(elsewhere)]
+    assert [f.parent.parent for f in folders] == [out] * 4 + [elsewhere]
+    assert all((f / "config.yaml").is_file() for f in folders)
 
 
 def test_an_infeasible_trial_takes_the_least_that_its_method_can(make_search: MakeSearch) -> None:
@@ -322,7 +332,7 @@ def test_mistakes_end_in_one_line(make_search: MakeSearch, tmp_path: Path, monke
         run(search, tmp_path / "a", 1, storage="studies.db")
     with pytest.raises(UserError, match=r"--storage sqlite:////no/where.db: cannot be opened"):
         run(search, tmp_path / "b", 1, storage="sqlite:////no/where.db")
-    with pytest.raises(UserError, match="none of 5 candidates fits in 1,000 bytes; the smallest takes"):
+    with pytest.raises(UserError, match="none of 5 candidates fits in 1,000 bytes; the smallest that was drawn takes"):
         run(make_search("training.epochs=1", space=RATE, budget="1KB"), tmp_path / "small", 1)
     wide = {"embedding.options.widths.*": {"choices": [2, 4]}}
     scored = make_search("embedding.backend=field_dim", space=wide, budget="1KB", scoring="supernet")
@@ -335,6 +345,25 @@ def test_mistakes_end_in_one_line(make_search: MakeSearch, tmp_path: Path, monke
     other = make_search("training.epochs=2", space=RATE, sampler="random")
     with pytest.raises(UserError, match=r"--study search: .* belongs to another search \(its base, sampler differs\)"):
         run(other, tmp_path / "out", 1, resume=True)
+
+
+def test_a_folder_is_that_of_one_study(make_search: MakeSearch, tmp_path: Path) -> None:
+    """Their trials have the same numbers, and so the same folders."""
+    search, out = make_search("training.epochs=1", space=RATE), tmp_path / "out"
+    run(search, out, 1)
+    before = (out / "best.yaml").read_bytes()
+    other = make_search("training.epochs=1", space=RATE, sampler="random")
+    for mine in (search, other):
+        with pytest.raises(UserError, match=r"out: belongs to study search in .*journal.log; give this one another --"):
+            run(mine, out, 1, resume=True, name="other")
+    assert (out / "best.yaml").read_bytes() == before
+
+
+def test_a_password_is_not_shown(tmp_path: Path) -> None:
+    place = studying.Place(tmp_path, "a", "postgresql://me:secret@host/db")
+    assert place.text == "postgresql://me:***@host/db"
+    with pytest.raises(UserError, match=r"--storage postgresql://me:\*\*\*@host/db: cannot be opened"):
+        place.storage()
 
 
 def test_one_search_a_folder(make_search: MakeSearch, tmp_path: Path) -> None:

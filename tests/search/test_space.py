@@ -105,6 +105,15 @@ def test_mistakes_are_one_line(make_search: MakeSearch, space: dict[str, Any], m
         ({"mode": "pareto", "pruner": "median"}, "median does not go with mode: pareto"),
         ({"scoring": "supernet"}, "a supernet scores widths alone"),
         ({"base": "none.yaml"}, "none.yaml: No such file"),
+        ({"base": "search.yaml"}, "search.yaml is a search itself; name the YAML file of a run"),
+        (
+            {"set": ["embedding.backend=field_dim"], "space": {"embedding.options.widths.no": {"choices": [1, 2]}}},
+            "space.embedding.options.widths.no: embedding.options.widths.no: no such table",
+        ),
+        (
+            {"set": ["embedding.backend=field_dim"], "space": {"embedding.options.widths.C1": {"choices": [1, 99]}}},
+            "space.embedding.options.widths.C1: embedding.options.widths.C1: 99 is too wide",
+        ),
         ({"set": ["training.epoch=3"]}, "did you mean 'epochs'"),
     ],
 )
