@@ -323,7 +323,7 @@ def supernet_table(rows: list[Row]) -> list[str]:
     evaluations = sorted({r["evaluations"] for r in rows if "evaluations" in r})
     if not flat:
         return []
-    counts = ", ".join(map(str, evaluations))
+    counts = f"{evaluations[0]} to {evaluations[-1]}"
     title = f"best of {counts} evaluations on OptEmbed's supernet (validation AUC)"
     return grid(title, flat, lambda r: r["by"], lambda found: spread([r["score"] for r in found]) if found else "-")
 
