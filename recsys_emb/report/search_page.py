@@ -188,7 +188,7 @@ def _trials(trials: Sequence[dict[str, Any]]) -> str:
     apart = len(params) <= _PARAM_COLUMNS
     scored = any(row["score"] is not None for row in trials)
     headers = [
-        html.Header("Trial", "its number, or the baseline that it is"),
+        html.Header("Trial", "its number, or the baseline that it is", number=False),
         html.Header("State", number=False),
         html.Header("AUC", "validation split"),
         *([html.Header("Score", "validation AUC on the supernet, without the fields left out")] if scored else []),
@@ -204,7 +204,7 @@ def _trials(trials: Sequence[dict[str, Any]]) -> str:
     ]
     cells = [
         [
-            html.Cell(row["enqueued"]) if row["enqueued"] else _figure(row["number"], "d"),
+            html.Cell(row["enqueued"] or str(row["number"])),
             html.Cell(row["state"]),
             _figure(row["auc"], ".4f"),
             *([_figure(row["score"], ".4f")] if scored else []),
