@@ -52,8 +52,7 @@ void product(long m, long n, long K, const float* a, long a_row, long a_col, con
             case 1: rows<8, 1>(m, K, a, a_row, a_col, b, b_row, c, c_row); break;
             case 2: rows<6, 2>(m, K, a, a_row, a_col, b, b_row, c, c_row); break;
             case 3: rows<4, 3>(m, K, a, a_row, a_col, b, b_row, c, c_row); break;
-            case 4: rows<3, 4>(m, K, a, a_row, a_col, b, b_row, c, c_row); break;
-            default: rows<2, 5>(m, K, a, a_row, a_col, b, b_row, c, c_row);
+            default: rows<3, 4>(m, K, a, a_row, a_col, b, b_row, c, c_row);
         }
         b += now * LANES, c += now * LANES, n -= now * LANES;
     }

@@ -157,8 +157,12 @@ def _plan(search: Search, config: RunConfig) -> None:
     except OutOfReach:
         return
     except UserError:
-        free = config.embedding.model_copy(update={"budget": None})
-        plan(config.model_copy(update={"embedding": free}), search.dataset)
+        plan(without_budget(config), search.dataset)
+
+
+def without_budget(config: RunConfig) -> RunConfig:
+    """The same at whatever size; what is still wrong with it is no matter of bytes."""
+    return config.model_copy(update={"embedding": config.embedding.model_copy(update={"budget": None})})
 
 
 def _put(tree: dict[str, Any], path: Keys, value: Any) -> None:

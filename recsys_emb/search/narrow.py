@@ -30,12 +30,13 @@ def narrowed(space: Space, widths: Widths, predict: Callable[[Mapping[str, int]]
         predict: of columns by table.
         most: AUC that a parameter may cost even where few rows could not tell that from chance.
     """
-    best = predict(by_table(space, widths))
-    without = {p.name: {p.name: _least(p)} for p in space.params if _least(p) < min(2, widths[p.name])}
-    cost = {name: -auc_change(best, predict(by_table(space, widths | less)))[0] for name, less in without.items()}
+    start, best = widths, predict(by_table(space, widths))
+    least = {p.name: _least(p) for p in space.params if _least(p) < min(2, widths[p.name])}
+    alone = {name: predict(by_table(space, start | {name: width})) for name, width in least.items()}
+    cost = {name: -auc_change(best, found)[0] for name, found in alone.items()}
     for name in sorted(cost, key=lambda name: cost[name]):
-        tried = widths | without[name]
-        found = predict(by_table(space, tried))
+        tried = widths | {name: least[name]}
+        found = alone[name] if widths is start else predict(by_table(space, tried))
         change, error = auc_change(best, found)
         if -change <= min(most, CHANCE * error):
             widths, best = tried, found

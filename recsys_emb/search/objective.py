@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.errors import OutOfReach, UserError
-from recsys_emb.search.config import Search
+from recsys_emb.search.config import Search, without_budget
 from recsys_emb.training.run import plan, train
 from recsys_emb.training.trainer import Progress, Reporter
 
@@ -125,9 +125,8 @@ def planned_bytes(search: Search, config: RunConfig) -> int:
     except OutOfReach as error:
         raise _infeasible(error, error.least, budget) from None
     except UserError as error:
-        free = config.model_copy(update={"embedding": config.embedding.model_copy(update={"budget": None})})
         try:
-            size = plan(free, search.dataset).build("meta").serving_bytes()
+            size = plan(without_budget(config), search.dataset).build("meta").serving_bytes()
         except UserError:
             raise error from None  # no matter of bytes
         raise _infeasible(error, size, budget) from None

@@ -103,6 +103,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
     write_text(out / "best.yaml", dump_config(winner.config))
     tested = [f for f in trained if f is winner or (f.row["enqueued"] and f.row["state"] == COMPLETE)]
     reports = {f.name: train(_config(f), out / f.row["run"], Silent(), resume=True) for f in tested}
+    front = (f for f in trained if f.row["pareto"])
     summary = {
         "study": study.study_name,
         **search.config.model_dump(mode="json", include={"mode", "scoring", "sampler", "pruner", "seed"}),
@@ -117,7 +118,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         "winner": _entry(winner, reports) | {"params": _params(winner), "widths": _widths(search, winner)},
         "baselines": [_entry(f, reports) for f in trained if f.row["enqueued"]],
         "tolerance": search.config.tolerance,
-        "front": [_entry(f, reports) for f in _by_size(trained) if f.row["pareto"]],
+        "front": [_entry(f, reports) for f in sorted(front, key=lambda f: f.row["serving_bytes"])],
         "hypervolume": hypervolume(trained, search) if search.config.mode == "pareto" else None,
         "correlation": correlation(trained) if scored else None,
         "importances": importances(study),
@@ -129,10 +130,6 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
 
 def _ended(study: Study) -> list[FrozenTrial]:
     return [t for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
-
-
-def _by_size(finished: Sequence[Finished]) -> list[Finished]:
-    return sorted(finished, key=lambda f: f.row["serving_bytes"] or 0)
 
 
 def _finished(search: Search, out: Path, trial: FrozenTrial, number: int | None, scored: bool = False) -> Finished:

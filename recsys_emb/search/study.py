@@ -101,12 +101,13 @@ class Place:
 def claim(place: Place) -> None:
     """Makes the folder that of one study. Raises UserError when it is another's: their trials would overwrite."""
     path, own = place.out / OWNER, {"study": place.name, "storage": place.text}
-    if path.exists() and (known := read_json(path)) != own:
+    if not path.exists():
+        write_json(path, own)
+    elif (known := read_json(path)) != own:
         raise UserError(
             f"--out {place.out}: belongs to study {known.get('study')} in {known.get('storage')}; "
             "give this one another --out"
         )
-    write_json(path, own)
 
 
 def open_study(search: Search, place: Place, resume: bool) -> Study:

@@ -36,17 +36,14 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     winner = summary["winner"]
     budget = summary["budget_bytes"]
     within = "any size" if budget is None else f"within {human_bytes(budget)}"
-    table = Table(title=f"{summary['model']} on {summary['dataset']}, {within}", title_justify="left")
-    for heading in ("", "valid AUC", "test AUC", "bytes", "of full"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    title = f"{summary['model']} on {summary['dataset']}, {within}"
+    table = _table(title, "valid AUC", "test AUC", "bytes", "of full")
     shown = {row["name"]: row for row in (winner, *summary["baselines"])}
     for name, row in shown.items():
         mark = " (winner)" if row["name"] == winner["name"] else ""
-        size = row["serving_bytes"]
-        sizes = ("-", "-") if size is None else (human_bytes(size), f"{size / summary['full_bytes']:.1%}")
         done = row["test"] is not None
         aucs = (f"{row['valid_auc']:.5f}", f"{row['test']['auc']:.5f}") if done else (row["state"], "")
-        table.add_row(f"{name}{mark}", *aucs, *sizes)
+        table.add_row(f"{name}{mark}", *aucs, *_sizes(row, summary))
     console = Console()
     console.print(table)
     if summary["mode"] == "pareto":
@@ -60,14 +57,23 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _front(summary: dict[str, Any]) -> Table:
-    table = Table(title="Front: none beats these in both", title_justify="left")
-    for heading in ("", "valid AUC", "bytes", "of full"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = _table("Front: none beats these in both", "valid AUC", "bytes", "of full")
     for row in summary["front"]:
-        size = row["serving_bytes"]
-        share = f"{size / summary['full_bytes']:.1%}"
-        table.add_row(row["name"], f"{row['valid_auc']:.5f}", human_bytes(size), share)
+        table.add_row(row["name"], f"{row['valid_auc']:.5f}", *_sizes(row, summary))
     return table
+
+
+def _table(title: str, *figures: str) -> Table:
+    """Of names and these figures."""
+    table = Table("", title=title, title_justify="left")
+    for heading in figures:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _sizes(row: dict[str, Any], summary: dict[str, Any]) -> tuple[str, str]:
+    size = row["serving_bytes"]
+    return ("-", "-") if size is None else (human_bytes(size), f"{size / summary['full_bytes']:.1%}")
 
 
 def notes(summary: dict[str, Any]) -> list[str]:

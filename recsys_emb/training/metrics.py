@@ -110,7 +110,8 @@ def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     of_positive, of_negative = weights[positive], weights[~positive]
     if min(of_positive.sum(), of_negative.sum()) <= 0:
         raise UserError("AUC is undefined: all rows of one class have weight 0; check the weight column of the split")
-    return _mean(_wins(scores[positive], scores[~positive], of_negative), of_positive)
+    positives, order = scores[positive].sort()  # for the searches, as above
+    return _mean(_wins(positives, scores[~positive], of_negative), of_positive[order])
 
 
 def auc_change(before: Predictions, after: Predictions) -> tuple[float, float]:

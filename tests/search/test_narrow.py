@@ -48,11 +48,7 @@ def test_of_few_rows_a_field_is_not_left_out_for_all_that_they_cannot_tell() -> 
 
 def test_nothing_narrows_below_the_space() -> None:
     assert widths_of({"choices": [2, 4]}, most=1.0, start=4) == dict.fromkeys(TABLES, 4)
-    assert widths_of({"choices": [1, 2, 4]}, most=1.0, start=4) == {
-        "noise": 1,
-        "weak": 1,
-        "strong": 4,
-    }  # one is all it needs
+    assert widths_of({"choices": [1, 2, 4]}, most=1.0, start=4) == {"noise": 1, "weak": 1, "strong": 4}
     assert widths_of(CHOICES, most=1.0, start=0) == dict.fromkeys(TABLES, 0)
 
 
