@@ -30,6 +30,7 @@ from benchmarks._common import (
 )
 from benchmarks._peer import Peer
 from benchmarks._raw import criteo_file
+from recsys_emb.allocator import keep_freed_memory
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
 from recsys_emb.training import runtime
@@ -78,7 +79,8 @@ def fuxictr(raw: Path, rows: int) -> float:
 
 
 def answer(request: dict[str, str]) -> dict[str, float]:
-    """One preparation."""
+    """One preparation, as ``recsys-emb data prepare`` does it."""
+    keep_freed_memory()
     source = make_source("criteo", Path(request["raw"]))
     runtime.reset_peak_rss()
     taken = seconds(lambda: prepare(source, Path(request["out"]), overwrite=True))

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from recsys_emb.allocator import keep_freed_memory
 from recsys_emb.data import describe as describing
 from recsys_emb.data.encode import Ids, prepare
 from recsys_emb.data.encode import Progress as Report
@@ -58,6 +59,7 @@ def prepare_command(
 ) -> None:
     """Turn raw click logs into a dataset that trains without parsing."""
     read = make_source(source, input, schema, option or [])
+    keep_freed_memory()
     with show_progress(quiet=as_json) as report:
         manifest = prepare(
             read,

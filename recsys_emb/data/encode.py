@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -125,18 +125,32 @@ def _ahead(blocks: Iterator[T]) -> Iterator[T]:
             yield block
 
 
+class _Column(NamedTuple):
+    """An embedded field of n rows.
+
+    distinct: its values
+    counts:   int64, how often each occurs in the training split
+    codes:    int32 [n], or of all values row after row: positions among ``distinct``
+    lengths:  int64 [n] of a multi-valued or sequence field, else [0]
+    """
+
+    distinct: pa.Array
+    counts: np.ndarray
+    codes: np.ndarray
+    lengths: np.ndarray
+
+
 class _FirstPass:
     """Reads the source: values counted, dense fields measured, blocks spooled."""
 
     def __init__(self, fields: RawFields, scratch: Path) -> None:
         self.fields = fields
-        single = [f for f in fields.categorical if not f.multi_valued]
+        self.single = [f for f in fields.categorical if not f.multi_valued]
         self._jagged: list[CategoricalField | SequenceField] = [
             *(f for f in fields.categorical if f.multi_valued),
             *fields.sequences,
         ]
-        self._single = single
-        self.embedded: list[CategoricalField | SequenceField] = [*single, *self._jagged]
+        self.embedded: list[CategoricalField | SequenceField] = [*self.single, *self._jagged]
         self.spools = {f.vocabulary: ValueSpool(f.vocabulary, scratch) for f in self.embedded}
         self.spool = Spool(scratch / "blocks", len(self.embedded), len(self._jagged))
         self.statistics = DenseStatistics(fields.dense)
@@ -148,26 +162,25 @@ class _FirstPass:
         return int(self.rows_of.sum())
 
     def read(self, source: Source, rejects: RejectLog, report: Progress) -> None:
+        """Three blocks are in work at a time: one read, one encoded, one counted and spooled."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for block in _ahead(source.blocks()):
+            read = _ahead((block, transform(block.frame, self.fields.dense)) for block in source.blocks())
+            for block, dense, columns in _ahead((block, dense, self._encode(block, pool)) for block, dense in read):
                 rejects.add(block.rejected)
-                self._add(block, pool)
+                if columns:
+                    self._keep(block, dense, columns)
                 rejects.check(self.rows, done=False)
                 report("reading", self.rows, None)
 
-    def _add(self, block: Block, pool: ThreadPoolExecutor) -> None:
+    def _encode(self, block: Block, pool: ThreadPoolExecutor) -> list[_Column]:
+        """The columns of the embedded fields; none when the block has no rows."""
         if not len(block.frame):
-            return
-        train = np.flatnonzero(block.split == TRAIN)
-        self.rows_of += np.bincount(block.split, minlength=len(SPLITS))
-        self.clicks_of += np.bincount(block.split[block.labels == 1], minlength=len(SPLITS))
-        dense = transform(block.frame, self.fields.dense)
-        self.statistics.add(dense[train])
+            return []
         is_train = block.split == TRAIN
-        frame = block.frame
+        train = np.flatnonzero(is_train)
 
-        def encode(field: CategoricalField | SequenceField) -> tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray]:
-            column = frame[field.name]
+        def encode(field: CategoricalField | SequenceField) -> _Column:
+            column = block.frame[field.name]
             if isinstance(field, SequenceField):
                 flat, lengths = flatten(column, field.max_length)
             elif field.multi_valued:
@@ -175,19 +188,22 @@ class _FirstPass:
             else:
                 flat, lengths = canonical(column), np.zeros(0, dtype=np.int64)
             distinct, codes = distinct_codes(flat)
-            counted = codes[np.repeat(is_train, lengths)] if len(lengths) else codes[train]
-            return distinct, np.bincount(counted, minlength=len(distinct)), codes, lengths
+            counted = codes[np.repeat(is_train, lengths) if len(lengths) else train]
+            return _Column(distinct, np.bincount(counted, minlength=len(distinct)), codes, lengths)
 
-        codes, lengths = [], []
-        for field, (distinct, counts, field_codes, field_lengths) in zip(
-            self.embedded, pool.map(encode, self.embedded)
-        ):
-            self.spools[field.vocabulary].append(distinct, counts)
-            codes.append(field_codes)
-            if field in self._jagged:
-                lengths.append(field_lengths)
+        return list(pool.map(encode, self.embedded))
+
+    def _keep(self, block: Block, dense: np.ndarray, columns: list[_Column]) -> None:
+        """``dense`` float64 [n, Nd], transformed."""
+        self.rows_of += np.bincount(block.split, minlength=len(SPLITS))
+        self.clicks_of += np.bincount(block.split[block.labels == 1], minlength=len(SPLITS))
+        self.statistics.add(dense[block.split == TRAIN])
+        for field, column in zip(self.embedded, columns):
+            self.spools[field.vocabulary].append(column.distinct, column.counts)
+        lengths = [c.lengths for c in columns[len(self.single) :]]
         self._check_aligned(lengths)
         weights = np.zeros(0, np.float32) if block.weights is None else block.weights
+        codes = [c.codes for c in columns]
         self.spool.append(SpooledBlock(block.labels, block.split, weights, dense, codes, lengths))
 
     def _check_aligned(self, lengths: list[np.ndarray]) -> None:
@@ -270,10 +286,23 @@ def _write_splits(
 ) -> dict[str, dict[str, float]]:
     """The second pass. Returns the share of values with id 0 per split and field."""
     writers = [SplitWriter(folder / split, schema) for split in SPLITS]
-    ids_of = vocabularies.by_block()
-    singles = len(schema.single_valued)
     done = 0
-    for block in _ahead(first.spool.blocks()):
+    for block, ids, jagged in _ahead(_encoded(first, vocabularies)):
+        scaled = standardise(block.dense, dense)
+        for code, writer in enumerate(writers):
+            writer.append(block.split == code, block.labels, block.weights, scaled, ids, jagged)
+        done += len(block.labels)
+        report("writing", done, first.rows)
+    return {split: writer.close() for split, writer in zip(SPLITS, writers)}
+
+
+def _encoded(
+    first: _FirstPass, vocabularies: _Ids
+) -> Iterator[tuple[SpooledBlock, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """The spooled blocks with the ids of their fields, as SplitWriter takes them."""
+    ids_of = vocabularies.by_block()
+    singles = len(first.single)
+    for block in first.spool.blocks():
         # Filled field by field and turned around at the end: faster than filling columns.
         by_field = np.empty((singles, len(block.labels)), dtype=np.int64 if vocabularies.hashed else np.int32)
         jagged = {}
@@ -283,10 +312,4 @@ def _write_splits(
                 by_field[position] = values
             else:
                 jagged[field.name] = (values, block.lengths[position - singles])
-        ids = np.ascontiguousarray(by_field.T)
-        scaled = standardise(block.dense, dense)
-        for code, writer in enumerate(writers):
-            writer.append(block.split == code, block.labels, block.weights, scaled, ids, jagged)
-        done += len(block.labels)
-        report("writing", done, first.rows)
-    return {split: writer.close() for split, writer in zip(SPLITS, writers)}
+        yield block, np.ascontiguousarray(by_field.T), jagged

@@ -30,7 +30,7 @@ def library(source: Path) -> ctypes.CDLL | None:
     if os.environ.get("RECSYS_EMB_NATIVE") == "0" or torch.backends.cpu.get_cpu_capability() not in VECTORS:
         return None
     if compiler is None:
-        _log.info("%s: no C++ compiler, torch does it more slowly", source.name)
+        _log.info("%s: no C++ compiler, so it is done more slowly", source.name)
         return None
     digest = hashlib.blake2b(" ".join((compiler, *FLAGS)).encode() + source.read_bytes(), digest_size=8).hexdigest()
     try:
@@ -40,7 +40,7 @@ def library(source: Path) -> ctypes.CDLL | None:
             _compile(compiler, source, target)
         return ctypes.CDLL(str(target))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        _log.info("%s: not compiled (%s), torch does it more slowly", source.name, error)
+        _log.info("%s: not compiled (%s), so it is done more slowly", source.name, error)
         return None
 
 

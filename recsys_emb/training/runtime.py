@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import platform
@@ -14,10 +13,9 @@ from typing import Any
 
 import torch
 
+from recsys_emb.allocator import keep_freed_memory
 from recsys_emb.distributed.launch import local_rank, started_by_torchrun
 from recsys_emb.errors import UserError
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -47,11 +45,7 @@ def configure(seed: int, precision: str) -> None:
     torch.manual_seed(seed)
     rounds = precision == "bf16" or not torch.cpu._is_amx_tile_supported()
     torch.set_float32_matmul_precision("medium" if rounds else "highest")
-    if platform.libc_ver()[0] == "glibc":
-        # By default glibc returns every large tensor to the system when it is freed and faults it in again next step.
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    keep_freed_memory()
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

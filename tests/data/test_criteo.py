@@ -18,8 +18,16 @@ from recsys_emb.data.sources import _files
 from recsys_emb.data.sources.base import Block
 from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
+from recsys_emb.native import criteo as native
 
 GOOD = "1\t" + "\t".join(str(i) for i in range(13)) + "\t" + "\t".join(f"{i:08x}" for i in range(26))
+
+
+@pytest.fixture(autouse=True, params=["native", "polars"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test with the fast reader, where it can be compiled, and without."""
+    if request.param == "polars":
+        monkeypatch.setattr(native, "_library", lambda: None)
 
 
 def line(label: str = "0", integer: str = "5", category: str = "68fd1e64") -> str:

@@ -14,10 +14,12 @@ from recsys_emb.data.schema import CategoricalField
 from recsys_emb.data.sources._delimited import Format, Rows, parse, quoting
 from recsys_emb.data.sources._files import Chunk, count_lines, find_files, read_chunks, read_header
 from recsys_emb.data.sources._splits import OrderSplit, RandomSplit, Ratios
-from recsys_emb.data.sources.base import Block, DenseColumn, RawFields, Source, SourceOptions, register
+from recsys_emb.data.sources.base import Block, DenseColumn, RawFields, Rejected, Source, SourceOptions, register
+from recsys_emb.native import criteo as native
 
 INTEGERS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
+_FIELDS = INTEGERS + CATEGORIES
 _COLUMNS = {"label": pl.Int64, **dict.fromkeys(INTEGERS, pl.Int64), **dict.fromkeys(CATEGORIES, pl.String)}
 _FORMAT = Format(columns=_COLUMNS, separator="\t")
 _WITHOUT_LABEL = Format({name: kind for name, kind in _COLUMNS.items() if name != "label"}, separator="\t")
@@ -63,27 +65,22 @@ class Criteo(Source):
         for file in self.files():
             read_header(file)  # refuses an empty file
             for chunk in read_chunks(file):
-                rows = parse(chunk, _FORMAT)
-                label = rows.frame["label"]
-                rows = rows.reject(~label.is_in([0, 1]).fill_null(False), quoting(label, "label is not 0 or 1"))
-                rows, frame = self._values(rows, chunk)
-                labels = frame["label"].cast(pl.UInt8).to_numpy()
-                yield Block(frame.drop("label"), labels, split.codes(len(frame)), rejected=rows.rejected)
+                frame, labels, rejected = _labelled(chunk)
+                yield Block(self._fields(frame), labels, split.codes(len(frame)), rejected=rejected)
 
     def inputs(self) -> Iterator[Block]:
         """Of ``train.txt``, or of ``test.txt``, which has no labels."""
         for file in self.files():
             labelled = read_header(file).count("\t") >= len(INTEGERS) + len(CATEGORIES)
             for chunk in read_chunks(file):
-                rows, frame = self._values(parse(chunk, _ANY_LABEL if labelled else _WITHOUT_LABEL), chunk)
-                frame, zeros = frame.select(INTEGERS + CATEGORIES), np.zeros(len(frame), np.uint8)
-                yield Block(frame, zeros, zeros, rejected=rows.rejected, lines=rows.lines)
+                frame, lines, rejected = _unlabelled(chunk, labelled)
+                zeros = np.zeros(len(frame), np.uint8)
+                yield Block(self._fields(frame), zeros, zeros, rejected=rejected, lines=lines)
 
-    def _values(self, rows: Rows, chunk: Chunk) -> tuple[Rows, pl.DataFrame]:
-        rows, frame = _categories(rows, signs=b"+" in chunk.text)
+    def _fields(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self.options.dense == "winner":
-            frame = frame.with_columns(_winner(frame[name]) for name in INTEGERS)
-        return rows, frame
+            return frame.with_columns(_winner(frame[name]) for name in INTEGERS)
+        return frame
 
     def _split(self) -> RandomSplit | OrderSplit:
         if self.options.split == "random":
@@ -91,15 +88,35 @@ class Criteo(Source):
         return OrderSplit(sum(count_lines(f) for f in self.files()), self.options.ratios)
 
 
-def _categories(rows: Rows, signs: bool) -> tuple[Rows, pl.DataFrame]:
-    """The good rows with their categories as integers; one that is no hexadecimal number of up to 8 digits is rejected.
+def _labelled(chunk: Chunk) -> tuple[pl.DataFrame, np.ndarray, list[Rejected]]:
+    """The values of the good rows, their labels and the other rows."""
+    fast = native.parse(chunk.text, chunk.lines, _FIELDS, labelled=True)
+    if fast is not None:
+        return *fast, []
+    rows = parse(chunk, _FORMAT)
+    label = rows.frame["label"]
+    rows = rows.reject(~label.is_in([0, 1]).fill_null(False), quoting(label, "label is not 0 or 1"))
+    rows, frame = _categories(rows, chunk)
+    return frame.select(_FIELDS), frame["label"].cast(pl.UInt8).to_numpy(), rows.rejected
 
-    ``signs``: whether the text has any plus sign.
+
+def _unlabelled(chunk: Chunk, labelled: bool) -> tuple[pl.DataFrame, np.ndarray, list[Rejected]]:
+    """The values of the good rows, the lines they stand at and the other rows; a label may be anything."""
+    fast = native.parse(chunk.text, chunk.lines, _FIELDS, labelled)
+    if fast is not None:
+        return fast[0], chunk.first_line + np.arange(chunk.lines), []
+    rows, frame = _categories(parse(chunk, _ANY_LABEL if labelled else _WITHOUT_LABEL), chunk)
+    return frame.select(_FIELDS), rows.lines, rows.rejected
+
+
+def _categories(rows: Rows, chunk: Chunk) -> tuple[Rows, pl.DataFrame]:
+    """The good rows of the chunk with their categories as integers; one that is no hexadecimal number of up to 8
+    digits is rejected.
     """
     frame = rows.frame.with_columns(pl.col(c).str.to_integer(base=16, strict=False) for c in CATEGORIES)
     eight = rows.frame.select((pl.col(c).str.len_bytes() == 8).all() for c in CATEGORIES)
     # to_integer takes a sign.
-    unsigned = not signs and all(frame.select((pl.col(c) >= 0).all() for c in CATEGORIES).row(0))
+    unsigned = b"+" not in chunk.text and all(frame.select((pl.col(c) >= 0).all() for c in CATEGORIES).row(0))
     same = frame.select(CATEGORIES).null_count().equals(rows.frame.select(CATEGORIES).null_count())
     if same and all(eight.row(0)) and unsigned:
         return rows, frame
