@@ -84,7 +84,7 @@ def prepare(
             rejects.check(first.rows, done=True)
         _check_splits(source.name, first.rows_of, first.clicks_of)
         vocabularies = _Ids(first.spools, scratch, min_count, ids)
-        schema = _schema(first.fields, vocabularies.sizes, ids)
+        schema = _schema(first.fields, vocabularies)
         dense = first.statistics.fit()
         oov = _write_splits(folder, schema, dense, first, vocabularies, report)
         vocabulary_bytes = vocabularies.write(folder)
@@ -227,6 +227,7 @@ class _Ids:
                 made = pool.map(lambda spool: Vocabulary(spool, scratch, min_count), spools.values())
                 self._vocabularies = dict(zip(spools, made))
         self.sizes = {v: HASHED_IDS if self.hashed else len(self._vocabularies[v]) for v in spools}
+        self.hashed_integers = {v: spool.integers for v, spool in spools.items()} if self.hashed else {}
         self._spools = spools
 
     def by_block(self) -> dict[str, Iterator[np.ndarray]]:
@@ -247,15 +248,16 @@ class _Ids:
         )
 
 
-def _schema(fields: RawFields, sizes: dict[str, int], ids: Ids) -> DatasetSchema:
+def _schema(fields: RawFields, ids: _Ids) -> DatasetSchema:
     return DatasetSchema(
         dense=tuple(d.name for d in fields.dense),
         categorical=fields.categorical,
         sequences=fields.sequences,
-        vocabularies=sizes,
+        vocabularies=ids.sizes,
         user=fields.user,
         weighted=fields.weighted,
-        ids=ids,
+        ids="hash64" if ids.hashed else "vocabulary",
+        hashed_integers=ids.hashed_integers,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from recsys_emb.data.dense import FittedDense, standardise, transform
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import Jagged, Split, open_dataset
-from recsys_emb.data.values import canonical, distinct_codes, flatten
+from recsys_emb.data.values import as_prepared, canonical, distinct_codes, flatten
 from recsys_emb.data.vocabulary import ValueIndex
 from recsys_emb.errors import UserError
 
@@ -41,7 +41,7 @@ class Encoder:
         for file in files.values():
             if file is not None and not file.is_file():
                 raise UserError(f"{file} is missing; prepare the dataset again")
-        indexes = {v: ValueIndex(file, schema.vocabularies[v]) for v, file in files.items()}
+        indexes = {v: ValueIndex(f, schema.vocabularies[v], schema.hashed_integers.get(v)) for v, f in files.items()}
         return cls(schema, [FittedDense.model_validate(d) for d in dataset.manifest["dense"]], indexes)
 
     def encode(self, frame: pl.DataFrame, labels: np.ndarray | None = None) -> Split:
@@ -76,5 +76,6 @@ class Encoder:
         )
 
     def _ids(self, vocabulary: str, values: pl.Series) -> np.ndarray:
-        distinct, codes = distinct_codes(values)
-        return self._indexes[vocabulary].ids(distinct)[codes]
+        index = self._indexes[vocabulary]
+        distinct, codes = distinct_codes(as_prepared(values, index.integers))
+        return index.ids(distinct)[codes]

@@ -43,7 +43,8 @@ class DatasetSchema(_Frozen):
     """Fields of a prepared dataset, in the order of the stored columns.
 
     ``vocabularies`` maps a vocabulary's name to its number of ids, the out-of-vocabulary id 0 included.
-    ``user`` names the categorical field that GAUC groups by.
+    ``user`` names the categorical field that GAUC groups by. ``hashed_integers`` says of vocabularies whose ids are
+    hashes whether the raw values are integers, texts otherwise: 7 and "7" have different hashes.
     """
 
     dense: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class DatasetSchema(_Frozen):
     user: str | None = None
     weighted: bool = False
     ids: Literal["vocabulary", "hash64"] = "vocabulary"
+    hashed_integers: dict[str, bool] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -16,10 +16,29 @@ _NULL_HASH = np.int64(0x6E756C6C)
 
 
 def canonical(values: pl.Series) -> pl.Series:
-    """``values`` as Int64 (integers of at most 63 bits) or String (everything else), nulls kept."""
+    """``values`` as Int64 (integers of at most 63 bits, or whole floats) or String (everything else), nulls kept.
+
+    Raises:
+        UserError: floats that are not whole. Whole ones, NaN for missing, are what pandas makes of integers with gaps.
+    """
+    if values.dtype.is_float():
+        values = _whole(values.fill_nan(None))
     if values.dtype.is_integer() and values.dtype != pl.UInt64:
         return values.cast(pl.Int64)
     return values.cast(pl.String)
+
+
+def as_prepared(values: pl.Series, integers: bool | None) -> pl.Series:
+    """Canonical values as the dataset has them, integers or strings; None: that is not known.
+
+    Raises:
+        UserError: strings for a dataset of integers. Integers for one of strings become the text that spells them.
+    """
+    if integers is None or integers == values.dtype.is_integer():
+        return values
+    if not integers or values.null_count() == len(values):
+        return values.cast(pl.Int64 if integers else pl.String)
+    raise UserError(f"field {values.name!r}: the values are texts, the dataset was prepared from integers; cast them")
 
 
 def flatten(lists: pl.Series, max_length: int | None = None) -> tuple[pl.Series, np.ndarray]:
@@ -38,6 +57,16 @@ def distinct_codes(values: pl.Series) -> tuple[pa.Array, np.ndarray]:
     """The distinct values, in order of appearance, null included, and each value's position among them, int32 [n]."""
     encoded = values.to_arrow().dictionary_encode(null_encoding="encode")
     return encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False)
+
+
+def _whole(values: pl.Series) -> pl.Series:
+    numbers = values.cast(pl.Int64, strict=False)
+    wrong = values.filter((numbers.cast(values.dtype) != values).fill_null(True) & values.is_not_null())
+    if len(wrong):
+        raise UserError(
+            f"field {values.name!r}: {wrong[0]} is no id; a field with a vocabulary holds integers or texts"
+        )
+    return numbers
 
 
 def hash63(values: pa.Array) -> np.ndarray:

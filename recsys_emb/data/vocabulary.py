@@ -36,6 +36,11 @@ class ValueSpool:
         check_one_type(self.name, self._schema.field("value").type, values.type)
         self._writer.write_batch(pa.record_batch([values, pa.array(counts)], schema=self._schema))
 
+    @property
+    def integers(self) -> bool:
+        """Whether the values are integers, texts otherwise."""
+        return self._schema is not None and pa.types.is_integer(self._schema.field("value").type)
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """What was appended, in order, mapped from the file."""
         if self._schema is None:
@@ -140,13 +145,18 @@ class ValueIndex:
     Args:
         path: a file of ``write_vocabulary``, or None where ids are hashes.
         size: ids that there are, id 0 included.
+        integers: whether the values are integers, texts otherwise; None where that is not known. A file knows.
+
+    Attributes:
+        integers: as above.
 
     Raises:
         UserError: the file is missing or damaged, or has other than ``size - 1`` values.
     """
 
-    def __init__(self, path: Path | None, size: int) -> None:
+    def __init__(self, path: Path | None, size: int, integers: bool | None = None) -> None:
         self._hashed = path is None
+        self.integers = integers
         if path is None:
             return
         try:
@@ -158,11 +168,11 @@ class ValueIndex:
             raise UserError(f"{path}: {len(values)} values, the schema says {size - 1}")
 
     def _index(self, values: pl.Series) -> None:
-        self._integers = values.dtype.is_integer()
+        self.integers = values.dtype.is_integer()
         nulls = values.is_null().arg_true()
         self._null_id = int(nulls[0]) + 1 if len(nulls) else OOV_ID
         known = pl.DataFrame({"value": values}).with_row_index("id", offset=1).drop_nulls()
-        if self._integers:
+        if self.integers:
             known = known.sort("value")
             self._sorted = known["value"].cast(pl.Int64).to_numpy()
             if not (self._sorted[1:] > self._sorted[:-1]).all():
@@ -174,15 +184,14 @@ class ValueIndex:
     def ids(self, values: pa.Array) -> np.ndarray:
         """Ids [n] of raw values, int32 or int64 of hashes; 0 for values that are not in the vocabulary.
 
-        Raises:
-            UserError: strings for a vocabulary of integers, or the other way round.
+        ``values`` are integers where ``integers`` holds, else texts.
         """
         if self._hashed:
             return hash63(values)
         missing = values.is_null().to_numpy(zero_copy_only=False)
         if missing.all():
             return np.full(len(missing), self._null_id, dtype=np.int32)
-        at = self._find_integers(values) if self._integers else self._find_strings(pl.Series(values))
+        at = self._find_integers(values) if self.integers else self._find_strings(pl.Series(values))
         return np.where(missing, np.int32(self._null_id), self._ids[at])
 
     def _find_integers(self, values: pa.Array) -> np.ndarray:
@@ -190,7 +199,6 @@ class ValueIndex:
 
         Without polars, whose threads take longer to start than the few values of a request take to find.
         """
-        check_one_type("of the dataset", pa.int64(), values.type)
         wanted = values.fill_null(0).to_numpy(zero_copy_only=False)
         if not len(self._sorted):
             return np.full(len(wanted), -1)
@@ -198,6 +206,5 @@ class ValueIndex:
         return np.where(self._sorted[at] == wanted, at, -1)
 
     def _find_strings(self, series: pl.Series) -> np.ndarray:
-        check_one_type("of the dataset", pa.large_string(), series.to_arrow().type)
         codes = series.cast(self._enum, strict=False).to_physical()
         return codes.cast(pl.Int64).fill_null(-1).to_numpy()

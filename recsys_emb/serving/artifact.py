@@ -133,18 +133,23 @@ class Artifact:
         """Raw rows -> the model's input. Holds the vocabularies in memory, so it is made on first use."""
         files = [self.path / file for file in vocabulary_files(self.schema)]  # none where ids are hashes
         of_files = zip_longest(self.schema.vocabularies.items(), files)
-        indexes = {name: ValueIndex(file, size) for (name, size), file in of_files}
+        integers = self.schema.hashed_integers
+        indexes = {name: ValueIndex(file, size, integers.get(name)) for (name, size), file in of_files}
         return Encoder(self.schema, self.manifest.rows.dense, indexes)
 
-    def logits(self, frame: pl.DataFrame, batch_size: int | None = None) -> np.ndarray:
+    def logits(self, frame: Any, batch_size: int | None = None) -> np.ndarray:
         """Log-odds of a click, float32 [n], of raw rows with a column per field.
 
         Values that training did not see count as out-of-vocabulary.
 
+        Args:
+            frame: a polars frame, or what ``polars.DataFrame`` takes: a dict of columns, a pandas frame.
+            batch_size: rows at a time; that of training when absent.
+
         Raises:
             UserError: a field is missing or of another type.
         """
-        split = self.encoder.encode(frame)
+        split = self.encoder.encode(pl.DataFrame(frame))
         loader = BatchLoader(split, self.schema, batch_size or self.config.training.batch_size)
         return predict(self.model, loader, self.manifest.precision).logits.numpy()
 

@@ -141,10 +141,33 @@ def test_encoder_gives_unseen_values_id_0_and_refuses_other_types(tmp_path: Path
     frame = next(source.blocks()).frame.head(2)
     new = frame.with_columns(user=pl.lit("never seen"), item=pl.lit(10**15))
     assert encoder.encode(new).ids.tolist() == [[0, 0], [0, 0]]
-    with pytest.raises(UserError, match="both integers and strings"):
+    with pytest.raises(UserError, match="field 'item': the values are texts, the dataset was prepared from integers"):
         encoder.encode(frame.with_columns(item=pl.lit("text")))
     with pytest.raises(UserError, match="no field 'views'"):
         encoder.encode(frame.drop("views"))
+
+
+def test_floats_are_ids_where_they_are_whole() -> None:
+    """What pandas writes for integers with gaps."""
+    values = pl.Series("user", [3.0, None, float("nan"), -1.0])
+    assert canonical(values).equals(pl.Series("user", [3, None, None, -1]))
+    for wrong in (2.5, 1e300, float("inf")):
+        with pytest.raises(UserError, match=f"field 'user': {wrong} is no id".replace("+", "[+]")):
+            canonical(pl.Series("user", [3.0, wrong]))
+
+
+@pytest.mark.parametrize("ids", ["vocabulary", "hash64"])
+def test_integers_for_a_dataset_of_texts_are_the_texts_that_spell_them(tmp_path: Path, ids: Any) -> None:
+    columns = {**random_rows(100, seed=8), "user": [str(i % 7) for i in range(100)]}
+    source = source_of(columns)
+    prepare(source, tmp_path / "out", ids=ids)
+    encoder = Encoder.load(tmp_path / "out")
+    frame = next(source.blocks()).frame
+    expected = encoder.encode(frame).ids
+    for kind in (pl.Int32, pl.Float64):
+        assert encoder.encode(frame.with_columns(pl.col("user").cast(kind))).ids.equal(expected)
+    with pytest.raises(UserError, match="field 'item': the values are texts"):
+        encoder.encode(frame.with_columns(pl.col("item").cast(pl.String)))
 
 
 def reference_hash(value: int | str) -> int:
