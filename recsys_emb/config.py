@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializeAsAny,
@@ -28,12 +28,13 @@ from recsys_emb.key_value import place
 from recsys_emb.models.base import ModelConfig, model_registry
 
 
-def _a_size(budget: Budget) -> Budget:
-    budget_bytes(budget, 1)
+def _a_size(budget: Any) -> Any:
+    if isinstance(budget, (int, float, str)):  # before pydantic makes 1.0 of true
+        budget_bytes(budget, 1)
     return budget
 
 
-GivenBudget = Annotated[Budget, AfterValidator(_a_size)]
+GivenBudget = Annotated[Budget, BeforeValidator(_a_size)]
 """A budget of a YAML file; anything that is no size is refused when the file is read."""
 
 

@@ -58,6 +58,7 @@ def test_overrides_are_yaml_values(tmp_path: Path) -> None:
         ({"embedding": {"backend": "ful"}}, ["unknown backend 'ful'", "did you mean 'full'"]),
         ({"embedding": {"budget": "20 bananas"}}, ["embedding.budget", "20 bananas", "20MB"]),
         ({"embedding": {"budget": -1}}, ["embedding.budget", "-1", "ratio"]),
+        ({"embedding": {"budget": True}}, ["embedding.budget", "True", "ratio"]),
         ({"embedding": {"options": {"rows": 3}}}, ["embedding.options.rows: unknown key"]),
         ({"embedding": {"options": 3}}, ["embedding.options", "mapping"]),
         ({"data": {}}, ["data.path: missing"]),

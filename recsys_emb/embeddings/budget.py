@@ -6,16 +6,24 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats, backend_registry
+from recsys_emb.embeddings.base import (
+    BackendConfig,
+    EmbeddingBackend,
+    GroupSpec,
+    Stats,
+    backend_registry,
+    out_of_reach,
+)
 from recsys_emb.errors import UserError
 
 Budget = float | int | str | None
 
 _UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 _NO_FULL_SIZE = 1 << 62  # a ratio of the "full size" of 2^63 - 1 ids, not bytes that anyone has
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+_SIZE = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*")
 
 
 def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
@@ -97,7 +105,11 @@ def plan_backend(
     stats: Stats | None = None,
     options: Mapping[str, Any] | BackendConfig | None = None,
 ) -> tuple[type[EmbeddingBackend[Any]], BackendConfig]:
-    """The class and the sized config of a backend for a group, without allocating anything; ``budget`` in bytes."""
+    """The class and the sized config of a backend for a group, without allocating anything; ``budget`` in bytes.
+
+    Raises:
+        UserError: unknown backend or option, counts that are not those of a table, or the budget is out of reach.
+    """
     backend = backend_registry.get(name)
     if spec.hashed:
         first = next(t.name for t in spec.tables if t.hashed)
@@ -111,4 +123,20 @@ def plan_backend(
                 f"embedding.budget: {first!r} holds 63-bit hashes, which have no full size; give bytes such as 20MB"
             )
     config = backend_config(backend, options or {})
-    return backend, backend.plan(spec, config, budget, stats)
+    sized = backend.plan(spec, config, budget, checked_stats(spec, stats or {}))
+    if budget is not None and (needed := backend(spec, sized, "meta").serving_bytes()) > budget:
+        raise out_of_reach(name, budget, needed)  # of a backend whose plan does not look at the budget
+    return backend, sized
+
+
+def checked_stats(spec: GroupSpec, stats: Stats) -> Stats:
+    """The counts of the group's tables. Raises UserError naming the table when they are not one integer an id."""
+    own = {t.name: np.asarray(stats[t.name]) for t in spec.tables if t.name in stats}
+    for table in spec.tables:
+        counts = own.get(table.name)
+        if counts is not None and (counts.shape != (table.num_embeddings,) or counts.dtype.kind not in "iu"):
+            raise UserError(
+                f"stats: table {table.name!r} has {table.num_embeddings} ids, so it needs as many integer counts; "
+                f"got {counts.dtype} {list(counts.shape)}"
+            )
+    return own

@@ -5,9 +5,10 @@ KeyedJaggedTensor handling, pooling, weights, empty bags and key order live here
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,10 @@ from torchrec.modules.embedding_modules import (
 from torchrec.sparse.tensor_dict import maybe_td_to_kjt
 
 from recsys_emb.embeddings import torchrec_io
-from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats, TableSpec
-from recsys_emb.embeddings.budget import Budget, budget_bytes, plan_backend
-from recsys_emb.errors import UserError
+from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats, TableSpec, out_of_reach
+from recsys_emb.embeddings.budget import Budget, budget_bytes, plan_backend, water_fill
+from recsys_emb.embeddings.posttraining import compress
+from recsys_emb.errors import OutOfReach, UserError
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def lookup_features(
     missing = [f.key for f in features if f.key not in keys]
     if missing:
         raise KeyError(f"KeyedJaggedTensor without key {missing[0]!r}; it has {', '.join(keys)}")
+    if kjt.values().is_floating_point():
+        raise TypeError(f"ids must be integers, got {kjt.values().dtype}")
     order = [keys.index(f.key) for f in features]
     per_key = kjt.length_per_key()
     splits = [per_key[i] for i in order]
@@ -123,7 +127,10 @@ def lookup_features(
 
 
 class _Groups(nn.Module):
-    """Backends of a TorchRec config list: one for every embedding width, in order of first appearance."""
+    """Backends of a TorchRec config list: one for every embedding width, in order of first appearance.
+
+    ``tables`` are the numbers of the tables that each serves, ``features`` its features.
+    """
 
     def __init__(
         self,
@@ -138,26 +145,21 @@ class _Groups(nn.Module):
         names = [t.name for t in tables]
         if len(set(names)) != len(names):
             raise ValueError(f"Duplicate table name {next(n for n in names if names.count(n) > 1)}")
-        self.backends = nn.ModuleList()
-        self.features: list[list[Feature]] = []
-        self.tables: list[list[int]] = []  # which of `tables` each group serves
+        unknown = sorted(set(stats or {}) - set(names))
+        if unknown:
+            raise UserError(f"stats: no table {unknown[0]!r}; there are {', '.join(names)}")
         widths = list(dict.fromkeys(t.embedding_dim for t in tables))
-        full = sum(4 * t.num_embeddings * t.embedding_dim for t in tables)
-        total = budget_bytes(budget, full)
-        for width in widths:
-            members = [i for i, t in enumerate(tables) if t.embedding_dim == width]
-            spec = GroupSpec(tuple(_table_spec(tables[i]) for i in members), width)
-            # Groups share a budget in proportion to their full size.
-            share = None if total is None else total * spec.full_bytes // full
-            try:
-                cls, config = plan_backend(backend, spec, share, stats, options)
-            except UserError as error:
-                if len(widths) == 1:
-                    raise
-                raise UserError(f"{error} (tables of {width} columns, whose share of the budget this is)") from None
-            self.backends.append(cls(spec, config, device))
-            self.tables.append(members)
-            self.features.append([Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names])
+        self.tables = [[i for i, t in enumerate(tables) if t.embedding_dim == width] for width in widths]
+        specs = [GroupSpec(tuple(_table_spec(tables[i]) for i in m), width) for m, width in zip(self.tables, widths)]
+        total = budget_bytes(budget, sum(s.full_bytes for s in specs))
+        planned = [
+            plan_backend(backend, spec, share, stats, options)
+            for spec, share in zip(specs, _shares(specs, total, backend, stats, options))
+        ]
+        self.backends = nn.ModuleList(cls(spec, config, device) for spec, (cls, config) in zip(specs, planned))
+        self.features = [
+            [Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names] for members in self.tables
+        ]
 
     def __iter__(self) -> Iterator[tuple[EmbeddingBackend[Any], list[Feature], list[int]]]:
         """Each group's backend, features, and tables."""
@@ -169,6 +171,24 @@ class _Groups(nn.Module):
         for backend, _, _ in self:
             for i, table in enumerate(backend.spec.tables):
                 yield table.name, backend, i
+
+
+def _shares(
+    specs: Sequence[GroupSpec], total: int | None, backend: str, stats: Stats | None, options: Mapping[str, Any]
+) -> list[int | None]:
+    """What each group may take of a budget: as its full size, but no less than the method needs there."""
+    if total is None or len(specs) == 1:
+        return [total] * len(specs)
+    least = []
+    for spec in specs:
+        try:
+            plan_backend(backend, spec, 1, stats, options)
+            least.append(1)
+        except OutOfReach as error:
+            least.append(error.least)
+    if sum(least) > total:
+        raise out_of_reach(backend, total, sum(least))
+    return [*water_fill([s.full_bytes for s in specs], least, total, balance=1)]
 
 
 def _table_spec(config: BaseEmbeddingConfig) -> TableSpec:
@@ -197,6 +217,69 @@ class _Shared(nn.Module):
     def describe(self) -> list[FieldReport]:
         """What every table stores."""
         return [line for backend, _, _ in self.groups for line in backend.describe()]
+
+    def aux_loss(self) -> Tensor | None:
+        """What the method adds to the loss, from the last lookup; None for most."""
+        terms = [t for backend, _, _ in self.groups if (t := backend.aux_loss()) is not None]
+        return torch.stack(terms).sum() if terms else None
+
+    def search(self, score: Callable[[], float], seed: int = 1) -> Self:
+        """The next stage of a method that has several, as optembed: the collection to train from here on.
+
+        Args:
+            score: how well a model with this collection predicts now, e.g. the AUC on validation rows; called often.
+            seed: of every random choice.
+
+        Raises:
+            UserError: the method has no search.
+        """
+        self.eval()
+
+        def found(backend: EmbeddingBackend[Any]) -> EmbeddingBackend[Any]:
+            try:
+                return backend.search(score, seed)
+            except NotImplementedError:
+                raise UserError(f"search: {backend.name} is trained in one stage and has none") from None
+
+        return self._with(found).train()
+
+    def compact(
+        self, method: str | None = None, budget: Budget = None, stats: Stats | None = None, **options: Any
+    ) -> Self:
+        """The serving form, which stores ``serving_bytes()`` and no more; this collection stays as it is.
+
+        Args:
+            method: a post-training method (``recsys_emb.list_posttraining()``) that makes it smaller; None for the
+                trained form.
+            budget: of the method: a ratio to the fp32 full tables, bytes, or a size such as ``"20MB"``.
+            stats: per table, int64 [num_embeddings] counts of the ids in training.
+            options: the method's own options.
+
+        Raises:
+            UserError: unknown method or option, options without a method, or a budget out of reach.
+        """
+        if method is None and (budget is not None or options):
+            raise UserError("compact: a budget and options belong to a post-training method; name one")
+        full = sum(backend.spec.full_bytes for backend, _, _ in self.groups)
+        total = budget_bytes(budget, full)
+
+        def served(backend: EmbeddingBackend[Any]) -> EmbeddingBackend[Any]:
+            compacted = backend.compact()
+            if method is None:
+                return compacted
+            share = None if total is None else total * backend.spec.full_bytes // full
+            return compress(compacted, method, share, stats, options)
+
+        return self._with(served).eval()
+
+    def _with(self, make: Callable[[EmbeddingBackend[Any]], EmbeddingBackend[Any]]) -> Self:
+        """A collection like this one, with what ``make`` makes of each backend."""
+        new, groups = copy.copy(self), copy.copy(self.groups)
+        for module in (new, groups):
+            module._modules = dict(module._modules)  # which a copy shares
+        groups.backends = nn.ModuleList(make(backend) for backend, _, _ in self.groups)
+        new.groups = groups
+        return new
 
     def load_torchrec_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Takes the rows of a TorchRec collection's ``state_dict()``; for backends that store each row, as full does.
@@ -296,6 +379,12 @@ class BackendEmbeddingCollection(_Shared, EmbeddingCollectionInterface):
         return plain
 
 
+def _check_configs(tables: Sequence[Any], kind: type[BaseEmbeddingConfig]) -> None:
+    for table in tables:
+        if not isinstance(table, kind):
+            raise UserError(f"tables: expected {kind.__name__}, got {type(table).__name__}")
+
+
 def make_embedding_bag_collection(
     tables: list[EmbeddingBagConfig],
     backend: str = "full",
@@ -314,11 +403,15 @@ def make_embedding_bag_collection(
         stats: per table, int64 [num_embeddings] counts of the ids in training.
         device: where the parameters are made.
         is_weighted: as in TorchRec.
-        options: the backend's own options.
+        options: the backend's own options. One that has an entry per table counts the tables of one width.
+
+    A config's ``init_fn`` fills the rows of a table that are stored one by one; parts that make up rows together start
+    so that rows have the standard deviation of its ``weight_init_min`` to ``weight_init_max``.
 
     Raises:
-        UserError: unknown backend or option, or a budget out of reach.
+        UserError: unknown backend or option, counts that do not fit a table, or a budget out of reach.
     """
+    _check_configs(tables, EmbeddingBagConfig)
     groups = _Groups(tables, backend, budget, stats, device, options)
     return BackendEmbeddingBagCollection(groups, tables, is_weighted, torch.device(device or "cpu"))
 
@@ -333,6 +426,7 @@ def make_embedding_collection(
     **options: Any,
 ) -> BackendEmbeddingCollection:
     """A drop-in for ``torchrec.EmbeddingCollection(tables)``; arguments as in :func:`make_embedding_bag_collection`."""
+    _check_configs(tables, EmbeddingConfig)
     widths = sorted({t.embedding_dim for t in tables})
     if len(widths) != 1:
         raise ValueError(f"all tables of an EmbeddingCollection have one embedding_dim, got {widths}")

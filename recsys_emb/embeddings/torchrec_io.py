@@ -39,6 +39,10 @@ def write_rows(tables: Iterable[NamedTable], state_dict: Mapping[str, Tensor]) -
 def load_rows(tables: Iterable[NamedTable], state_dict: Mapping[str, Tensor]) -> None:
     """Gives every backend the rows of a TorchRec collection's state_dict. Raises UserError when it cannot."""
     for name, backend, i in tables:
+        if backend.device.type == "meta":
+            raise UserError(
+                f"table {name!r} is on the meta device, which keeps no rows; make the collection on another"
+            )
         backend.load_rows(i, _weight(state_dict, name))
 
 

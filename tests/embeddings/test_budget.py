@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from recsys_emb.embeddings.base import GroupSpec, TableSpec
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, TableSpec, backend_registry
 from recsys_emb.embeddings.budget import budget_bytes, plan_backend, water_fill
 from recsys_emb.errors import UserError
 
 
 @pytest.mark.parametrize(
     ("budget", "expected"),
-    [(0.1, 100), ("0.1", 100), (1, 1000), (2000, 2000), ("20MB", 20_000_000), ("1.5 KiB", 1536), (None, None)],
+    [
+        *((0.1, 100), ("0.1", 100), (1, 1000), (2000, 2000), ("20MB", 20_000_000), ("1.5 KiB", 1536), (None, None)),
+        *((".5", 500), ("1e-1", 100), ("1e6", 10**6), ("2.5e1MB", 25_000_000), ("1E+3", 1000)),
+    ],
 )
 def test_budget_in_bytes(budget: float | str | None, expected: int | None) -> None:
     assert budget_bytes(budget, 1000) == expected
 
 
-@pytest.mark.parametrize("budget", [0, -1, 1.5, "1.5", True, "20 parsecs", "", float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "budget", [0, -1, 1.5, "1.5", True, "20 parsecs", "", ".", "e3", "1e", "-1", float("nan"), float("inf")]
+)
 def test_a_bad_budget_says_what_is_allowed(budget: float | str) -> None:
     with pytest.raises(UserError, match=r"embedding\.budget: .*allowed: a ratio above 0"):
         budget_bytes(budget, 1000)
@@ -29,6 +38,22 @@ def test_unknown_option_names_the_key_and_the_allowed_ones() -> None:
     spec = GroupSpec((TableSpec("t", 10),), 4)
     with pytest.raises(UserError, match=r"embedding.options.seeds: unknown key \(did you mean 'seed'\?\); allowed: "):
         plan_backend("hash", spec, options={"seeds": 1})
+
+
+def test_a_backend_that_does_not_look_at_the_budget_is_held_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fixed(EmbeddingBackend[BackendConfig]):
+        def __init__(self, spec: GroupSpec, config: BackendConfig, device: Any = None) -> None:
+            super().__init__(spec, config, device)
+            self.weight = nn.Parameter(torch.zeros(25, spec.embedding_dim, device=device))
+
+        def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+            return self.weight[ids % 25]
+
+    monkeypatch.setitem(backend_registry._entries, "fixed", Fixed)
+    spec = GroupSpec((TableSpec("t", 1000),), 4)
+    plan_backend("fixed", spec, 400)
+    with pytest.raises(UserError, match="fixed cannot fit in 399 bytes; the least it can reach is 400 bytes"):
+        plan_backend("fixed", spec, 399)
 
 
 sizes = st.lists(st.tuples(st.integers(1, 10**9), st.floats(0, 1)), min_size=1, max_size=30)

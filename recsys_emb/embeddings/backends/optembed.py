@@ -178,7 +178,12 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
         return OptEmbedCandidates(self.spec, net, self.config.bytes)
 
     def compact(self) -> OptEmbedBackend:
-        return self if self.supernet is None else self._kept(self.supernet.margins())
+        """Of a supernet that was not searched: its present widths, and the rows that fit the budget at these."""
+        net, candidates = self.supernet, self.candidates()
+        if net is None or candidates is None:
+            return self
+        candidates.use(net.widths.tolist())
+        return self._kept(candidates.margins)
 
     @torch.no_grad()
     def _kept(self, margins: Sequence[Tensor]) -> OptEmbedBackend:

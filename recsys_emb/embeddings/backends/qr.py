@@ -98,6 +98,8 @@ class QRBackend(ComposedBackend[QRConfig]):
     @classmethod
     def check(cls, spec: GroupSpec, config: QRConfig) -> None:
         super().check(spec, config)
+        if config.modulus is not None and not spec.hashed:
+            raise UserError("embedding.options.modulus: for 63-bit hashed ids only; these have a list, leave it out")
         if config.radices is None:
             return
         partitions = config.partitions or max(len(r) for r in config.radices)

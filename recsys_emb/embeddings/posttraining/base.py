@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_emb.embeddings.base import C, EmbeddingBackend, GroupSpec, Stats, out_of_reach
-from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes
+from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes, checked_stats
 from recsys_emb.errors import UserError
 from recsys_emb.registry import Registry
 
@@ -91,7 +91,10 @@ def compress(
     for name in config.model_fields_set & set(cls.fitted):
         free = sorted(set(cls.Config.model_fields) - set(cls.fitted))
         raise UserError(f"embedding.options.{name}: {method} finds it by itself; allowed: {', '.join(free)}")
-    made = cls.fit(trained, config, budget_bytes(budget, trained.spec.full_bytes), stats)
+    limit = budget_bytes(budget, trained.spec.full_bytes)
+    made = cls.fit(trained, config, limit, checked_stats(trained.spec, stats or {}))
+    if limit is not None and made.serving_bytes() > limit:
+        raise out_of_reach(method, limit, made.serving_bytes())
     return made.eval()
 
 

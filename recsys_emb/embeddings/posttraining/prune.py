@@ -76,8 +76,10 @@ class Pruned(PostTraining[PruneConfig]):
             kept, widths, arrays = fit_rows_columns(trained, _bytes(spec, budget))
         else:
             values = spec.num_embeddings * spec.embedding_dim
+            if config.sparsity is not None and budget is not None:
+                raise UserError("embedding.options.sparsity: a budget decides it already; give one of the two")
             wanted = None if config.sparsity is None else values - round(config.sparsity * values)
-            limit = None if wanted is not None and budget is None else _bytes(spec, budget)
+            limit = None if wanted is not None else _bytes(spec, budget)
             kept, arrays = fit_csr(trained, limit, wanted, cls.name)
             widths = None
         sized = config.model_copy(update={"kept": kept, "widths": widths})

@@ -75,6 +75,11 @@ def test_a_small_budget_takes_more_partitions() -> None:
         plan_backend("qr", spec, 4 * 16 * 1999, options={"partitions": 2})
 
 
+def test_listed_ids_take_no_modulus() -> None:
+    with pytest.raises(UserError, match=r"embedding\.options\.modulus: for 63-bit hashed ids only"):
+        plan_backend("qr", GroupSpec((TableSpec("t", 1000),), 4), options={"modulus": 100})
+
+
 def test_hashed_ids_need_a_modulus() -> None:
     spec = GroupSpec((TableSpec("a", 2**63 - 1, hashed=True),), 16)
     with pytest.raises(UserError, match=r"embedding\.options\.modulus: missing"):

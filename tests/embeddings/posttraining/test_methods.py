@@ -256,6 +256,11 @@ def test_drop_unseen_needs_counts() -> None:
         compress(trained(), "drop_unseen", stats={k: v for k, v in STATS.items() if k != "t3"})
 
 
+def test_a_sparsity_and_a_budget_exclude_each_other() -> None:
+    with pytest.raises(UserError, match="sparsity: a budget decides it already"):
+        compress(trained(), "prune", 0.1, options={"sparsity": 0.5})
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [

@@ -1,0 +1,23 @@
+"""The backends that every conformance test runs on: all that are registered, and some with other options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from recsys_emb.embeddings.base import backend_registry
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("hash", {"balance": 1.0}),
+    ("multi_hash", {"probes": 4}),
+    ("multi_hash", {"importance": True}),
+    ("qr", {"combine": "add", "partitions": 3}),
+    ("qr", {"combine": "concat"}),
+    ("unified", {"combine": "sum", "probes": 3}),
+    ("unified", {"probes": 1}),
+    ("mixed_dim", {"by": "size"}),
+    ("mixed_dim", {"round_to_power_of_two": False, "blocks": 3}),
+]
+CASES = [(name, {}) for name in backend_registry.names()] + VARIANTS
+every_backend = pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{o}" if o else n for n, o in CASES])
