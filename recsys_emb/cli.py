@@ -41,10 +41,10 @@ def main() -> None:
     quiet_torch()
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    _mount_data()
-    _mount_search()
-    _mount_plan()
     try:
+        _mount_data()
+        _mount_search()
+        _mount_plan()
         code = app(arguments, standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt

@@ -5,6 +5,8 @@ Another distribution adds one through an entry point in the registry's group, e.
 
     [project.entry-points."recsys_emb.backends"]
     my_method = "my_package.my_module:MyBackend"
+
+It is imported when it is asked for by name, so one that is broken stands in nobody's way.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from recsys_emb.errors import UserError
@@ -38,6 +40,7 @@ class Registry(Generic[T]):
         self._package = package
         self._group = group
         self._entries: dict[str, T] = {}
+        self._points: dict[str, EntryPoint] = {}
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -56,8 +59,14 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """The class registered as ``name``; UserError that lists what there is otherwise."""
+        """The class registered as ``name``.
+
+        Raises:
+            UserError: there is none, with a list of what there is, or another package's cannot be loaded.
+        """
         self._load()
+        if name in self._points:
+            self._import(self._points[name])
         if name not in self._entries:
             close = difflib.get_close_matches(name, self._entries, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -67,11 +76,14 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All registered names, sorted."""
         self._load()
-        return sorted(self._entries)
+        return sorted(self._entries.keys() | self._points.keys())
 
     def describe(self, name: str) -> dict[str, Any]:
-        """``name``, ``summary`` and ``options`` (keys of its Config) of an entry."""
-        cls = self.get(name)
+        """``name``, ``summary`` and ``options`` (keys of its Config) of an entry; why it cannot be loaded, if so."""
+        try:
+            cls = self.get(name)
+        except UserError as error:
+            return {"name": name, "summary": str(error), "options": []}
         summary = getattr(cls, "summary", "")
         hidden = {"name", "embedding_dim", *getattr(cls, "fitted", ())}
         options = [k for k in cls.Config.model_fields if k not in hidden]  # type: ignore[attr-defined]
@@ -84,6 +96,17 @@ class Registry(Generic[T]):
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self._package}.{module.name}")
-        for point in entry_points(group=self._group):
-            self.register(point.name)(point.load())
+        self._points = {point.name: point for point in entry_points(group=self._group)}
         self._loaded = True
+
+    def _import(self, point: EntryPoint) -> None:
+        """Loads another package's plug-in, once."""
+        package = f" of {point.dist.name}" if point.dist is not None else ""
+        where = f"{self.kind} {point.name!r}: entry point {point.value}{package}"
+        try:
+            loaded = point.load()
+            if not isinstance(loaded, type):
+                raise TypeError("it is no class")
+            self.register(point.name)(loaded)  # type: ignore[arg-type]
+        except Exception as error:  # whatever happens while somebody else's module is imported
+            raise UserError(f"{where} cannot be loaded ({type(error).__name__}: {error})") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,16 +54,49 @@ def test_every_entry_describes_itself() -> None:
             assert "name" not in entry["options"]
 
 
-def test_an_entry_point_adds_a_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package with a distribution folder beside it, as pip would install it."""
+@pytest.fixture
+def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """A package with a distribution folder beside it, as pip would install it: one good entry, three bad ones."""
     (tmp_path / "tiny_method.py").write_text(
-        "from recsys_emb.embeddings.backends.full import FullBackend\nclass Tiny(FullBackend):\n    summary = 'tiny'\n"
+        "from recsys_emb.embeddings.backends.full import FullBackend\n"
+        "class Tiny(FullBackend):\n    summary = 'tiny'\n\n"
+        "NUMBER = 3\n"
     )
     info = tmp_path / "tiny_method-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-method\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[recsys_emb.backends]\ntiny = tiny_method:Tiny\n")
+    lines = [
+        "tiny = tiny_method:Tiny",
+        "gone = no_such_module:X",
+        "number = tiny_method:NUMBER",
+        "qr = tiny_method:Tiny",
+    ]
+    (info / "entry_points.txt").write_text("\n".join(["[recsys_emb.backends]", *lines, ""]))
     monkeypatch.syspath_prepend(str(tmp_path))
     registry: Registry = Registry("backend", "recsys_emb.embeddings.backends", "recsys_emb.backends")
-    assert registry.get("tiny").__module__ == "tiny_method"
-    sys.modules.pop("tiny_method")
+    backend_registry.names()
+    registry._entries.update(backend_registry._entries)  # their modules register them only once
+    yield registry
+    sys.modules.pop("tiny_method", None)
+
+
+def test_an_entry_point_adds_a_backend(plugged: Registry) -> None:
+    assert plugged.get("tiny").__module__ == "tiny_method"
+    assert plugged.get("tiny") is plugged.get("tiny")
+    assert plugged.describe("tiny")["summary"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gone", "no_such_module:X of tiny-method cannot be loaded (ModuleNotFoundError: No module named"),
+        ("number", "tiny_method:NUMBER of tiny-method cannot be loaded (TypeError: it is no class"),
+        ("qr", "tiny_method:Tiny of tiny-method cannot be loaded (ValueError: backend 'qr' is already registered by"),
+    ],
+)
+def test_a_bad_entry_point_is_named_when_it_is_asked_for(plugged: Registry, name: str, why: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"backend {name!r}: entry point {why}")):
+        plugged.get(name)
+    assert why in plugged.describe(name)["summary"]
+    assert {"full", "gone", "number", "tiny"} <= set(plugged.names())
+    plugged.get("full")
