@@ -190,19 +190,18 @@ def evaluate(
 def validate(config: Config, overrides: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
     """Check a config, its dataset and its memory budget without training."""
     from recsys_emb.config import load_config
-    from recsys_emb.report import human_bytes
-    from recsys_emb.training.run import check
+    from recsys_emb.report import embedding_size
+    from recsys_emb.training.run import check, embedding_figures
 
     parsed = load_config(config, overrides)
     planned, schema = check(parsed)
-    serving = planned.build("meta").serving_bytes()
-    full = planned.spec.full_bytes
+    figures = embedding_figures(planned.build("meta"))
     if as_json:
-        _print_json({"valid": True, "serving_bytes": serving, "full_bytes": full, "ratio": serving / full})
+        _print_json({"valid": True, **{key: figures[key] for key in ("serving_bytes", "full_bytes", "ratio")}})
     else:
         print(
             f"{config} is valid: {parsed.model.name} on {len(schema.dense)} dense and {len(schema.embedded)} embedded "
-            f"fields, {parsed.embedding.backend} embeddings of {human_bytes(serving)} ({serving / full:.1%} of full)"
+            f"fields, {parsed.embedding.backend} embeddings of {embedding_size(figures)}"
         )
 
 
@@ -288,25 +287,39 @@ def compare(
 
 
 @app.command()
-def backends(as_json: Json = False) -> None:
+def backends(
+    name: Annotated[str | None, typer.Argument(help="One of them: its options, with their defaults.")] = None,
+    as_json: Json = False,
+) -> None:
     """List the embedding backends, and the methods that compress a trained one (`recsys-emb compact`)."""
     from recsys_emb.embeddings import backend_registry
     from recsys_emb.embeddings.posttraining import posttraining_registry
 
-    _print_plugins(as_json, backends=backend_registry, post_training=posttraining_registry)
+    _print_plugins(name, as_json, backends=backend_registry, post_training=posttraining_registry)
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
+def models(
+    name: Annotated[str | None, typer.Argument(help="One of them: its options, with their defaults.")] = None,
+    as_json: Json = False,
+) -> None:
     """List the CTR models."""
     from recsys_emb.models import model_registry
 
-    _print_plugins(as_json, models=model_registry)
+    _print_plugins(name, as_json, models=model_registry)
 
 
-def _print_plugins(as_json: bool, **registries: Any) -> None:
-    from recsys_emb.report import plugins_table
+def _print_plugins(name: str | None, as_json: bool, **registries: Any) -> None:
+    from recsys_emb.report import options_table, plugins_table
 
+    if name is not None:
+        registry = next((r for r in registries.values() if name in r.names()), next(iter(registries.values())))
+        described = {**registry.describe(name), "options": registry.options(name)}
+        if as_json:
+            _print_json(described)
+        else:
+            Console().print(options_table(registry.kind, described))
+        return
     listed = {key: [registry.describe(name) for name in registry.names()] for key, registry in registries.items()}
     if as_json:
         _print_json(listed)

@@ -20,6 +20,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from recsys_emb.errors import UserError
+from recsys_emb.option_docs import document
 
 T = TypeVar("T", bound=type)
 
@@ -84,10 +85,12 @@ class Registry(Generic[T]):
             cls = self.get(name)
         except UserError as error:
             return {"name": name, "summary": str(error), "options": []}
-        summary = getattr(cls, "summary", "")
-        hidden = {"name", "embedding_dim", *getattr(cls, "fitted", ())}
-        options = [k for k in cls.Config.model_fields if k not in hidden]  # type: ignore[attr-defined]
-        return {"name": name, "summary": summary, "options": options}
+        return {"name": name, "summary": getattr(cls, "summary", ""), "options": [o["key"] for o in self.options(name)]}
+
+    def options(self, name: str) -> list[dict[str, Any]]:
+        """What can be set of an entry: ``key``, ``allowed``, ``default`` and ``description`` of each option."""
+        cls = self.get(name)
+        return document(cls.Config, {"name", "embedding_dim", *getattr(cls, "fitted", ())})  # type: ignore[attr-defined]
 
     def _load(self) -> None:
         if self._loaded:

@@ -68,8 +68,6 @@ def prepare(
     """
     if min_count < 1:
         raise UserError(f"--min-count {min_count}: must be 1 or more")
-    if not 0 <= max_rejected <= 1:
-        raise UserError(f"--max-rejected {max_rejected:g}: must be between 0 and 1")
     if ids == "hash64" and min_count > 1:
         raise UserError(f"--min-count {min_count}: hash64 ids keep no counts; leave it out or use --ids vocabulary")
     started = time.perf_counter()

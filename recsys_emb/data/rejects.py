@@ -21,9 +21,14 @@ class RejectLog:
         path: the file.
         limit: largest share of all rows that may be rejected.
         kept_at: where the file is copied to when they are more, because the folder of ``path`` then goes.
+
+    Raises:
+        UserError: the limit is no share.
     """
 
     def __init__(self, path: Path, limit: float, kept_at: Path) -> None:
+        if not 0 <= limit <= 1:
+            raise UserError(f"--max-rejected {limit:g}: must be between 0 and 1")
         self._path, self._limit, self._kept_at = path, limit, kept_at
         self._file = open(path, "w", encoding="utf-8", errors="replace")  # noqa: SIM115  closed by __exit__
         self._file.write("file\tline\treason\ttext\n")

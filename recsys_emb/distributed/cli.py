@@ -67,8 +67,9 @@ def _tables(made: dict[str, Any]) -> list[Table]:
 
     fits = "fits" if made["fits"] else "DOES NOT FIT"
     least = made["least_devices"]
+    ids = "63-bit hashed ids" if made["ids"] is None else f"{made['ids']:,} ids"
     head = (
-        f"{made['model']} with {made['backend']} embeddings, {made['ids']:,} ids: {fits} on {made['devices']} devices "
+        f"{made['model']} with {made['backend']} embeddings, {ids}: {fits} on {made['devices']} devices "
         f"of {human_bytes(made['device_memory'])}; the least is {least or 'more than can be'}"
     )
     placed = Table("table", "rows", "columns", "rows a device", "bytes a device", title=head, title_justify="left")

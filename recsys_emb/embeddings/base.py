@@ -152,6 +152,8 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
     summary: ClassVar[str]
     """What it does, in a few words for lists."""
     Config: ClassVar[type[BackendConfig]] = BackendConfig
+    fitted: ClassVar[tuple[str, ...]] = ()
+    """Options that training or fitting finds and a user cannot set; an artifact has them."""
     needs_id_list: ClassVar[bool] = True
     """False for methods that work on 63-bit hashes of values never listed."""
 

@@ -10,17 +10,26 @@ from recsys_emb.report.run_page import run_page
 from recsys_emb.report.runs import group_by_seed, load_report, load_reports
 from recsys_emb.report.search_page import search_page
 from recsys_emb.report.sizes import human_bytes
-from recsys_emb.report.terminal import artifact_table, metrics_table, plugins_table, run_table
+from recsys_emb.report.terminal import (
+    artifact_table,
+    embedding_size,
+    metrics_table,
+    options_table,
+    plugins_table,
+    run_table,
+)
 
 __all__ = [
     "artifact_table",
     "compare",
+    "embedding_size",
     "events_frame",
     "group_by_seed",
     "human_bytes",
     "load_report",
     "load_reports",
     "metrics_table",
+    "options_table",
     "plugins_table",
     "run_page",
     "run_table",

@@ -22,7 +22,7 @@ def run_table(report: Mapping[str, Any], folder: Path) -> Table:
     table.add_row("test logloss", f"{report['logloss']:.5f}")
     table.add_row("normalised entropy", f"{report['ne']:.5f}")
     table.add_row("calibration", f"{report['calibration']:.4f}")
-    table.add_row("embeddings, served", _of_full(report))
+    table.add_row("embeddings, served", embedding_size(report))
     table.add_row("training state", human_bytes(report["training_bytes"]))
     table.add_row("peak memory", human_bytes(report["peak_rss_bytes"]))
     table.add_row("training", f"{report['train_seconds']:.1f} s, {report['samples_per_second']:,.0f} rows/s")
@@ -33,7 +33,10 @@ def run_table(report: Mapping[str, Any], folder: Path) -> Table:
 def artifact_table(report: Mapping[str, Any], folder: Path) -> Table:
     """What an artifact takes, and how well it predicts."""
     table = _facts(report)
-    table.add_row("embeddings", _of_full(report))
+    table.add_row("embeddings", embedding_size(report))
+    if report["serving_bytes"] > report["trained_serving_bytes"]:
+        smaller = f"{human_bytes(report['trained_serving_bytes'])} without --method"
+        table.add_row("[bold red]larger than the run's own[/]", smaller)
     table.add_row("rest of the model", human_bytes(report["dense_bytes"]))
     table.add_row("vocabularies", human_bytes(report["vocabulary_bytes"]))
     if report["auc"] is not None:
@@ -52,8 +55,10 @@ def _facts(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _of_full(report: Mapping[str, Any]) -> str:
-    return f"{human_bytes(report['serving_bytes'])} ({report['ratio']:.1%} of full)"
+def embedding_size(report: Mapping[str, Any]) -> str:
+    """Serving bytes, and the share of full tables where there are any."""
+    served = human_bytes(report["serving_bytes"])
+    return served if report["ratio"] is None else f"{served} ({report['ratio']:.1%} of full)"
 
 
 def metrics_table(figures: Mapping[str, Any], what: Path) -> Table:
@@ -63,6 +68,20 @@ def metrics_table(figures: Mapping[str, Any], what: Path) -> Table:
     for name in names:
         table.add_column(name, justify="right")
     table.add_row(*("-" if figures[n] is None else f"{figures[n]:.5f}" for n in names))
+    return table
+
+
+def options_table(kind: str, plugin: Mapping[str, Any]) -> Table | str:
+    """One of a registry, option by option."""
+    title = f"{kind} {plugin['name']}: {plugin['summary']}"
+    if not plugin["options"]:
+        return f"{title}; it has no options"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="")
+    for heading in ("option", "default", "allowed", "what it does"):
+        table.add_column(heading)
+    for row in plugin["options"]:
+        default = "absent" if row["default"] is None else str(row["default"])
+        table.add_row(row["key"], default, row["allowed"], row["description"])
     return table
 
 

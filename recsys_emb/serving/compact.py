@@ -61,7 +61,7 @@ def write_artifact(
 
     Returns:
         The report: the keys of a run's report with the artifact's figures, ``method``, ``dense_bytes``,
-        ``logit_error``.
+        ``trained_serving_bytes`` (of the run's own form), ``logit_error``.
 
     Raises:
         UserError: ``out`` exists, the run is not finished, its dataset is gone, or the budget is out of reach.
@@ -107,6 +107,7 @@ def write_artifact(
             **{k: v for k, v in trained.items() if not k.startswith("valid_")},
             **dict.fromkeys(("auc", "logloss", "ne", "calibration", "gauc", "logit_error")),
             **embedding_figures(backend),
+            "trained_serving_bytes": trained["serving_bytes"],
             "dense_bytes": (folder / DENSE).stat().st_size,
             "vocabulary_bytes": sum((folder / f).stat().st_size for f in vocabulary_files(dataset.schema)),
             "backend": config.embedding.backend if method is None else f"{config.embedding.backend}+{method}",

@@ -71,8 +71,11 @@ def predict_file(
                 if progress is not None:
                     progress(rows)
             rejects.check(rows, done=True)
-        if not rows:
+        if not rows and not rejects.count:
             raise UserError(f"--input {input}: no rows")
+        if not rows:
+            rejected_now.replace(kept_at)
+            raise UserError(f"--input {input}: all {rejects.count:,} rows are malformed; see {kept_at}")
         if rejects.count:
             rejected_now.replace(kept_at)
         partial.replace(out)

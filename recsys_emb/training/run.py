@@ -203,13 +203,16 @@ def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcome
 
 
 def embedding_figures(backend: EmbeddingBackend[Any]) -> dict[str, Any]:
-    """What reports say of an embedding: its bytes, those of the full tables, and a row per table."""
-    serving, full = backend.serving_bytes(), backend.spec.full_bytes
-    tables = [asdict(line) for line in backend.describe()]
+    """What reports say of an embedding: its bytes, those of the full tables, and a row per table.
+
+    63-bit hashes have no full tables and no number of ids: None.
+    """
+    serving, hashed = backend.serving_bytes(), backend.spec.hashed
+    tables = [{**asdict(line), **({"ids": None} if hashed else {})} for line in backend.describe()]
     return {
         "serving_bytes": serving,
-        "full_bytes": full,
-        "ratio": serving / full,
+        "full_bytes": None if hashed else backend.spec.full_bytes,
+        "ratio": None if hashed else serving / backend.spec.full_bytes,
         "tables": [{"name": row.pop("table"), **row} for row in tables],
     }
 

@@ -21,7 +21,7 @@ from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.embeddings.posttraining import list_posttraining
 from recsys_emb.errors import UserError
-from recsys_emb.report import compare
+from recsys_emb.report import artifact_table, compare
 from recsys_emb.serving import compact, evaluate_artifact, write_artifact
 from recsys_emb.training.run import evaluate, restore
 from recsys_emb.training.run_dir import RunDir
@@ -77,6 +77,15 @@ def test_an_artifact_predicts_what_the_run_predicts(run_of: RunOf, tmp_path: Pat
     assert {k: v for k, v in evaluate(run, "valid").items() if k != "run"} == {
         k: v for k, v in figures.items() if k != "artifact"
     }
+
+
+def test_codes_for_every_id_of_a_method_that_shares_rows_are_said_to_be_larger(run_of: RunOf, tmp_path: Path) -> None:
+    run = run_of("hash")
+    report = write_artifact(run, tmp_path / "a", "fp16", evaluate=False)
+    assert report["trained_serving_bytes"] == run.report["serving_bytes"]
+    assert report["serving_bytes"] == run.report["full_bytes"] / 2
+    lines = [artifact_table({**report, "trained_serving_bytes": n}, tmp_path).row_count for n in (1, 10**9)]
+    assert lines[0] == lines[1] + 1
 
 
 @every_method

@@ -279,11 +279,30 @@ def test_hashed_ids_predict_new_values_without_a_vocabulary(tmp_path: Path) -> N
     train = write_lines(tmp_path / "train.txt", criteo_lines())
     artifact = artifact_of("criteo", train, tmp_path, ids="hash64", backend="hash", budget="20kB")
     assert not (artifact / "vocabularies").exists()
-    assert load_artifact(artifact).report["vocabulary_bytes"] == 0
+    report = load_artifact(artifact).report
+    assert report["vocabulary_bytes"] == 0
+    assert report["full_bytes"] is report["ratio"] is report["tables"][0]["ids"] is None  # there are no full tables
     logits = predicted(artifact, train, tmp_path / "p.parquet")["logit"].to_numpy()
     np.testing.assert_allclose(logits[is_test(artifact, train)], encoded_test_logits(artifact), atol=1e-6)
     new = write_lines(tmp_path / "new.txt", criteo_lines(seed=9))
     assert np.isfinite(predicted(artifact, new, tmp_path / "q.parquet")["logit"].to_numpy()).all()
+
+
+@pytest.mark.parametrize("ids", ["vocabulary", "hash64"])
+def test_integers_predict_as_the_texts_that_they_were_trained_as(tmp_path: Path, ids: Any) -> None:
+    """Trained on CSV, whose ids are texts; asked with a Parquet of integers, or of pandas' floats."""
+    (tmp_path / "train.csv").write_text("y,u\n" + "".join(f"{i % 2},{i % 7}\n" for i in range(300)))
+    schema = tmp_path / "s.yaml"
+    schema.write_text("label: y\ncategorical: [u]\n")
+    data = tmp_path / "data"
+    prepare(make_source("table", tmp_path / "train.csv", schema), data, ids=ids)
+    write_artifact(train_run(data, tmp_path / "run", "hash", budget="1kB"), tmp_path / "a")
+    artifact = load_artifact(tmp_path / "a")
+    users = [3, 5, 0, 6]
+    expected = artifact.logits({"u": [str(u) for u in users]})
+    assert len(set(expected.tolist())) == len(users)
+    assert (artifact.logits({"u": users}) == expected).all()
+    assert (artifact.logits(pl.DataFrame({"u": users}).cast(pl.Float64)) == expected).all()
 
 
 def test_a_source_that_makes_its_rows_needs_no_input(prepared: Path, tmp_path: Path) -> None:
@@ -292,6 +311,16 @@ def test_a_source_that_makes_its_rows_needs_no_input(prepared: Path, tmp_path: P
     assert done["rows"] == 3000
     with pytest.raises(UserError, match="leave out --input"):
         predict_file(load_artifact(tmp_path / "a"), tmp_path / "x.csv", tmp_path / "q.parquet")
+
+
+def test_where_all_rows_are_malformed_that_is_what_is_said(criteo: tuple[Path, Path], tmp_path: Path) -> None:
+    artifact, _ = criteo
+    bad = write_lines(tmp_path / "bad.txt", ["1\tx", "2"])
+    with pytest.raises(UserError, match=r"all 2 rows are malformed; see .*p\.parquet\.rejected\.tsv"):
+        predict_file(load_artifact(artifact), bad, tmp_path / "p.parquet", max_rejected=1)
+    assert len((tmp_path / "p.parquet.rejected.tsv").read_text().splitlines()) == 3
+    with pytest.raises(UserError, match="--max-rejected -3: must be between 0 and 1"):
+        predict_file(load_artifact(artifact), bad, tmp_path / "p.parquet", max_rejected=-3)
 
 
 # -- as typed ---------------------------------------------------------------------------------------------------------

@@ -86,6 +86,7 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
     Config = OptEmbedConfig
     default_ratio = 1.0
     sizes = "bytes"
+    fitted = ("found",)
 
     def __init__(self, spec: GroupSpec, config: OptEmbedConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)

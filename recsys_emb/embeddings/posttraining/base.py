@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,9 +21,6 @@ class PostTraining(EmbeddingBackend[C]):
     An instance has only arrays, no gradients: ``state_dict()`` is what is stored. Like every backend it is built from
     ``(spec, config)``, where ``config`` has all sizes fixed, and its arrays are loaded into it.
     """
-
-    fitted: ClassVar[tuple[str, ...]] = ()
-    """Options that ``fit`` finds and a user cannot set; an artifact has them."""
 
     @classmethod
     @abstractmethod

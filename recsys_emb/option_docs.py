@@ -1,0 +1,49 @@
+"""What can be set, read from a pydantic model: for people who ask the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+
+def document(model: type[BaseModel], hidden: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Per option: ``key``, ``allowed`` in words, ``default``, and the ``description`` of its field."""
+    schema = model.model_json_schema()
+    return [
+        {
+            "key": key,
+            "allowed": _allowed(entry, schema.get("$defs", {})),
+            "default": entry.get("default"),
+            "description": entry.get("description", ""),
+        }
+        for key, entry in schema.get("properties", {}).items()
+        if key not in hidden
+    ]
+
+
+def _allowed(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """E.g. ``integer, 2 to 8, or null``."""
+    if "$ref" in entry:
+        return _allowed(definitions[entry["$ref"].rsplit("/", 1)[-1]], definitions)
+    if "anyOf" in entry:
+        return " or ".join(_allowed(e, definitions) for e in entry["anyOf"])
+    if "const" in entry:
+        return str(entry["const"])
+    if "enum" in entry:
+        return ", ".join(str(v) for v in entry["enum"])
+    kind = entry.get("type", "anything")
+    if kind == "array":
+        items = entry.get("items") or (entry.get("prefixItems") or [{}])[0]
+        return f"list of {_allowed(items, definitions)}"
+    if kind == "object":
+        values = entry.get("additionalProperties")
+        return f"mapping to {_allowed(values, definitions)}" if isinstance(values, Mapping) else "mapping"
+    return f"{kind}{_range(entry)}"
+
+
+def _range(entry: Mapping[str, Any]) -> str:
+    words = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+    bounds = [f"{word} {entry[key]:,}" for key, word in words.items() if key in entry]
+    return f" {' '.join(bounds)}" if bounds else ""
