@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
+import pytest
+import torch
+from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+
 from recsys_emb.data.sources.base import source_registry
-from recsys_emb.embeddings import backend_registry
+from recsys_emb.embeddings import backend_registry, make_embedding_bag_collection
 from recsys_emb.embeddings.posttraining import posttraining_registry
+from recsys_emb.errors import UserError
 from recsys_emb.models import model_registry
 
 README = Path(__file__).parent.parent / "README.md"
@@ -42,6 +48,37 @@ def rewritten(text: str) -> str:
 def test_the_tables_are_those_of_the_registries() -> None:
     text = README.read_text(encoding="utf-8")
     assert text == rewritten(text), "run `make readme`"
+
+
+def block(start: str) -> str:
+    """The Python example that begins so."""
+    (found,) = re.findall(rf"```python\n({re.escape(start)}.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return found
+
+
+def test_the_torchrec_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "example.py").write_text(
+        block("import torch\n").replace("1_000_000", "10_000").replace("10MB", "100kB")
+    )
+    names = runpy.run_path(str(tmp_path / "example.py"))
+    reached, compressed = (int(line) for line in capsys.readouterr().out.split())
+    assert 90_000 < reached <= 100_000
+    assert sum(t.nbytes for t in names["served"].state_dict().values()) == reached
+    assert compressed <= 0.1 * 2 * 10_000 * 16 * 4
+
+
+def test_the_example_of_a_method_of_ones_own_keeps_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "modulo.py").write_text(block("# my_package/modulo.py"))
+    monkeypatch.setitem(backend_registry._entries, "modulo", runpy.run_path(str(tmp_path / "modulo.py"))["Modulo"])
+    tables = [EmbeddingBagConfig(name="t", embedding_dim=8, num_embeddings=5000, feature_names=["t"])]
+    collection = make_embedding_bag_collection(tables, "modulo", budget=0.1)
+    assert collection.serving_bytes() == 500 * 8 * 4
+    kjt = KeyedJaggedTensor(["t"], torch.tensor([3, 503, 4]), lengths=torch.ones(3, dtype=torch.int64))
+    rows = collection(kjt).values()
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+    with pytest.raises(UserError, match="the least it can reach is 32 bytes"):
+        make_embedding_bag_collection(tables, "modulo", budget=31)
 
 
 def test_what_the_readme_names_is_there() -> None:
