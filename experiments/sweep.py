@@ -31,7 +31,7 @@ from recsys_emb.training.run import train
 from recsys_emb.training.run_dir import load_run
 from recsys_emb.training.runtime import environment, quiet_torch
 
-EXPERIMENTS = ("movielens-1m/deepfm", "movielens-1m/autoint", "synthetic-5m/deepfm")
+EXPERIMENTS = ("movielens-1m/deepfm", "movielens-1m/autoint_small", "synthetic-5m/deepfm")
 BUDGETS = (0.5, 0.25, 0.1, 0.02, 0.01)
 RESULTS = HERE / "results" / "sweep"
 RUNS = Path("runs/sweep")
