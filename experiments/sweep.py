@@ -185,25 +185,28 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown: a line a method, a column a budget."""
     budgets = sorted({r["budget"] for r in rows if r["budget"] is not None}, reverse=True)
     methods = list(dict.fromkeys(r["method"] for r in rows))
+    seeds = sum(r["method"] == "full" for r in rows)
     lines = [
         "| method | own size | " + " | ".join(f"1/{1 / b:g}" for b in budgets) + " |",
         "|---|" + "---|" * (1 + len(budgets)),
     ]
     for method in methods:
         cells = [
-            cell([r for r in rows if r["method"] == method and r["budget"] == budget]) for budget in (None, *budgets)
+            cell([r for r in rows if r["method"] == method and r["budget"] == budget], seeds)
+            for budget in (None, *budgets)
         ]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return lines
 
 
-def cell(rows: list[dict[str, Any]]) -> str:
-    """``AUC ± spread (ratio)`` of one method and budget."""
+def cell(rows: list[dict[str, Any]], seeds: int) -> str:
+    """``AUC ± spread (ratio)`` of one method and budget, and how many seeds where not all have been run."""
     aucs = [r["auc"] for r in rows if "auc" in r]
     if not aucs:
         return "out of reach" if rows else "-"
     spread = f" ± {stdev(aucs):.4f}" if len(aucs) > 1 else ""
-    return f"{mean(aucs):.4f}{spread} ({mean(r['ratio'] for r in rows):.3f})"
+    some = f", {len(aucs)} of {seeds} seeds" if len(aucs) < seeds else ""
+    return f"{mean(aucs):.4f}{spread} ({mean(r['ratio'] for r in rows):.3f}{some})"
 
 
 def plot(name: str, rows: list[dict[str, Any]]) -> None:

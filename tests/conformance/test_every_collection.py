@@ -231,7 +231,9 @@ def test_the_compacted_collection_stores_what_was_promised(
     if name == "full" and budget is not None:
         return
     trained = ebc(name, options, bag_configs(16), budget=budget).eval()
+    before = trained(batch()).values()
     served = trained.compact()
+    assert torch.equal(trained(batch()).values(), before)
     assert stored(served) == served.serving_bytes() <= trained.serving_bytes()
     assert sum(line.bytes for line in served.describe()) == served.serving_bytes()
     kjt = batch()

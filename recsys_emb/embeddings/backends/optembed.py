@@ -183,8 +183,11 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
         net, candidates = self.supernet, self.candidates()
         if net is None or candidates is None:
             return self
+        before = net.cut
         candidates.use(net.widths.tolist())
-        return self._kept(candidates.margins)
+        kept = self._kept(candidates.margins)
+        net.cut = before
+        return kept
 
     @torch.no_grad()
     def _kept(self, margins: Sequence[Tensor]) -> OptEmbedBackend:
