@@ -10,6 +10,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from recsys_emb.data.sources.base import DenseColumn
+from recsys_emb.errors import UserError
 
 
 class FittedDense(BaseModel):
@@ -35,10 +36,11 @@ def transform(frame: pl.DataFrame, columns: Sequence[DenseColumn | FittedDense])
 
 
 def standardise(values: np.ndarray, columns: Sequence[FittedDense]) -> np.ndarray:
-    """float32 [n, Nd] of transformed values; a missing one becomes 0, which is the mean."""
+    """float32 [n, Nd] of transformed values; a missing one becomes 0, which is the mean, one too large infinite."""
     mean = np.array([c.mean for c in columns])
     std = np.array([c.std for c in columns])
-    scaled = ((values - mean) / std).astype(np.float32)
+    with np.errstate(over="ignore"):
+        scaled = ((values - mean) / std).astype(np.float32)
     scaled[np.isnan(scaled)] = 0
     return scaled
 
@@ -64,12 +66,21 @@ class DenseStatistics:
         self._squares += np.einsum("ij,ij->j", shifted, shifted)
 
     def fit(self) -> list[FittedDense]:
-        """One per column; a column without spread gets deviation 1."""
+        """One per column; a column without spread gets deviation 1.
+
+        Raises:
+            UserError: values so large that their squares are no numbers.
+        """
         n = np.maximum(self._n, 1)
         means = np.nan_to_num(self._shift) + self._sum / n
-        deviations = np.sqrt(np.maximum(self._squares / n - (self._sum / n) ** 2, 0))
+        with np.errstate(over="ignore", invalid="ignore"):
+            deviations = np.sqrt(np.maximum(self._squares / n - (self._sum / n) ** 2, 0))
         fitted = []
         for column, mean, std in zip(self._columns, means.tolist(), deviations.tolist()):
+            if column.transform != "none" and not np.isfinite([mean, std]).all():
+                raise UserError(
+                    f"field {column.name!r}: values too large to standardise, such as 1e300; check the data"
+                )
             known = {} if column.transform == "none" else {"mean": mean, "std": std or 1.0}
             fitted.append(FittedDense(name=column.name, transform=column.transform, **known))
         return fitted

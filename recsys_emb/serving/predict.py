@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from recsys_emb.data.options import make_source
 from recsys_emb.data.rejects import RejectLog
+from recsys_emb.data.sources.base import Block, Rejected
 from recsys_emb.errors import UserError
 from recsys_emb.serving.artifact import Artifact
 from recsys_emb.training import runtime
@@ -40,8 +41,8 @@ def predict_file(
             a source that makes its rows.
         out: the Parquet file.
         batch_size: rows at a time; that of training when absent.
-        max_rejected: share of malformed rows above which nothing is written. They are listed in OUT.rejected.tsv and
-            have no row in ``out``.
+        max_rejected: share of malformed rows, and of those with numbers too large to predict with, above which nothing
+            is written. They are listed in OUT.rejected.tsv and have no row in ``out``.
         progress: told of the rows done.
 
     Returns:
@@ -65,8 +66,11 @@ def predict_file(
             for block in source.inputs():
                 rejects.add(block.rejected)
                 if len(block.frame):
-                    writer.write_table(_table(artifact.logits(block.frame, batch_size), block.lines))
-                    rows += len(block.frame)
+                    logits = artifact.logits(block.frame, batch_size)
+                    rejects.add(_not_finite(logits, block, input))
+                    table = _table(logits, block.lines).filter(pa.array(np.isfinite(logits)))
+                    writer.write_table(table)
+                    rows += len(table)
                 rejects.check(rows, done=False)
                 if progress is not None:
                     progress(rows)
@@ -93,6 +97,13 @@ def predict_file(
         "seconds": round(seconds, 3),
         "rows_per_second": round(rows / seconds, 1),
     }
+
+
+def _not_finite(logits: np.ndarray, block: Block, input: Path | None) -> list[Rejected]:
+    """Rows whose prediction is no number, because one of theirs is too large for the model."""
+    at = np.flatnonzero(~np.isfinite(logits))
+    lines = np.zeros(len(logits), np.int64) if block.lines is None else block.lines
+    return [Rejected(str(input), line, "a number is too large to predict with", "") for line in lines[at].tolist()]
 
 
 def _table(logits: np.ndarray, lines: np.ndarray | None) -> pa.Table:

@@ -354,6 +354,13 @@ def test_fields_of_one_vocabulary_need_one_type(tmp_path: Path) -> None:
         prepare(source_of(columns), tmp_path / "out")
 
 
+def test_numbers_whose_spread_is_no_number_are_refused(tmp_path: Path) -> None:
+    columns = random_rows(60, seed=14)
+    columns["price"] = [1e300 * (i % 3) for i in range(60)]
+    with pytest.raises(UserError, match="field 'price': values too large to standardise"):
+        prepare(source_of(columns), tmp_path / "out")
+
+
 def test_aligned_sequences_need_one_length(tmp_path: Path) -> None:
     columns = random_rows(60, seed=14)
     columns["again"][3] = [1, 2, 3] if len(columns["history"][3]) < 3 else []

@@ -323,6 +323,20 @@ def test_where_all_rows_are_malformed_that_is_what_is_said(criteo: tuple[Path, P
         predict_file(load_artifact(artifact), bad, tmp_path / "p.parquet", max_rejected=-3)
 
 
+def test_a_number_that_is_too_large_for_the_model_is_rejected(tmp_path: Path) -> None:
+    text = "y,u,x\n" + "".join(f"{i % 2},{i % 7},{i % 11}\n" for i in range(300))
+    (tmp_path / "train.csv").write_text(text)
+    (tmp_path / "s.yaml").write_text("label: y\ncategorical: [u]\ndense: [x]\n")
+    prepare(make_source("table", tmp_path / "train.csv", tmp_path / "s.yaml"), tmp_path / "data")
+    write_artifact(train_run(tmp_path / "data", tmp_path / "run"), tmp_path / "a")
+    (tmp_path / "new.csv").write_text(text + "0,1,1e300\n0,1,3\n")
+    found = predicted(tmp_path / "a", tmp_path / "new.csv", tmp_path / "p.parquet")
+    assert found["line"].to_list() == [*range(2, 302), 303]
+    assert found["logit"].is_finite().all()
+    (line,) = (tmp_path / "p.parquet.rejected.tsv").read_text().splitlines()[1:]
+    assert line.split("\t")[1:3] == ["302", "a number is too large to predict with"]
+
+
 # -- as typed ---------------------------------------------------------------------------------------------------------
 
 
