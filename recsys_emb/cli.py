@@ -313,7 +313,8 @@ def _print_plugins(name: str | None, as_json: bool, **registries: Any) -> None:
     from recsys_emb.report import options_table, plugins_table
 
     if name is not None:
-        registry = next((r for r in registries.values() if name in r.names()), next(iter(registries.values())))
+        first, *others = registries.values()
+        registry = next((r for r in others if name in r.names()), first)
         described = {**registry.describe(name), "options": registry.options(name)}
         if as_json:
             _print_json(described)

@@ -249,7 +249,7 @@ class _Shared(nn.Module):
         """The serving form, which stores ``serving_bytes()`` and no more; this collection stays as it is.
 
         Args:
-            method: a post-training method (``recsys_emb.list_posttraining()``) that makes it smaller; None for the
+            method: a post-training method (``recsys-emb backends`` lists them) that makes it smaller; None for the
                 trained form.
             budget: of the method: a ratio to the fp32 full tables, bytes, or a size such as ``"20MB"``.
             stats: per table, int64 [num_embeddings] counts of the ids in training.
