@@ -1,14 +1,10 @@
-"""Collections over a backend: KeyedJaggedTensors in, TorchRec's outputs or a CTR model's inputs out.
-
-KeyedJaggedTensor handling, pooling, weights, empty bags and key order live here and nowhere else.
-"""
+"""Collections over a backend that stand in for TorchRec's: its configs and KeyedJaggedTensors in, its outputs out."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +18,7 @@ from torchrec import (
     KeyedTensor,
     PoolingType,
 )
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollectionInterface,
     EmbeddingCollectionInterface,
@@ -31,179 +27,18 @@ from torchrec.modules.embedding_modules import (
 from torchrec.sparse.tensor_dict import maybe_td_to_kjt
 
 from recsys_emb.embeddings import torchrec_io
-from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats, TableSpec, out_of_reach
-from recsys_emb.embeddings.budget import Budget, budget_bytes, plan_backend, water_fill
+from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, Stats
+from recsys_emb.embeddings.budget import Budget
+from recsys_emb.embeddings.groups import Groups, within
+from recsys_emb.embeddings.lookup import lookup_features
 from recsys_emb.embeddings.posttraining import compress
-from recsys_emb.errors import OutOfReach, UserError
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A key of a KeyedJaggedTensor and the table of the group that embeds it."""
-
-    key: str
-    table: int
-
-
-@dataclass(frozen=True)
-class Looked:
-    """What one lookup of F features gave: their rows one after another.
-
-    rows: float [N, D]; lengths: int64 [F, B]; ids int64 [N]; weights float [N] or None; splits: rows of each feature.
-    """
-
-    rows: Tensor
-    lengths: Tensor
-    ids: Tensor
-    weights: Tensor | None
-    splits: list[int]
-
-    def split(self) -> list[Looked]:
-        """One feature each."""
-        weights = [None] * len(self.splits) if self.weights is None else self.weights.split(self.splits)
-        return [
-            Looked(rows, self.lengths[i : i + 1], ids, weight, [n])
-            for i, (rows, ids, weight, n) in enumerate(
-                zip(self.rows.split(self.splits), self.ids.split(self.splits), weights, self.splits)
-            )
-        ]
-
-    def pooled(self, means: Sequence[bool]) -> Tensor:
-        """Bags summed, or averaged where ``means`` says so; empty bags are zero. float [F, B, D].
-
-        With weights the average is the weighted sum over the number of ids.
-        """
-        features, batch = self.lengths.shape
-        lengths = self.lengths.reshape(-1)
-        single = self.weights is None and len(self.rows) == len(lengths) and bool((lengths == 1).all())
-        if single:
-            return self.rows.view(features, batch, self.rows.shape[1])
-        rows = self.rows if self.weights is None else self.rows * self.weights[:, None].to(self.rows.dtype)
-        bag = torch.arange(len(lengths), device=rows.device).repeat_interleave(lengths, output_size=len(rows))
-        out = rows.new_zeros(len(lengths), rows.shape[1]).index_add(0, bag, rows)
-        out = out.view(features, batch, rows.shape[1])
-        if any(means):
-            mean = torch.tensor(means, device=rows.device)[:, None]
-            out = out / torch.where(mean, self.lengths.clamp(min=1), 1)[..., None]
-        return out
-
-
-def lookup_features(
-    backend: EmbeddingBackend[Any], features: Sequence[Feature], kjt: KeyedJaggedTensor, weighted: bool = False
-) -> Looked:
-    """Embeds the features with one lookup.
-
-    Args:
-        backend: the group's backend.
-        features: sorted by table.
-        kjt: holds at least the features' keys, in any order.
-        weighted: take the KeyedJaggedTensor's weights along.
-
-    Raises:
-        KeyError: a key is missing.
-    """
-    keys = kjt.keys()
-    missing = [f.key for f in features if f.key not in keys]
-    if missing:
-        raise KeyError(f"KeyedJaggedTensor without key {missing[0]!r}; it has {', '.join(keys)}")
-    if kjt.values().is_floating_point():
-        raise TypeError(f"ids must be integers, got {kjt.values().dtype}")
-    order = [keys.index(f.key) for f in features]
-    per_key = kjt.length_per_key()
-    splits = [per_key[i] for i in order]
-    ids, lengths = kjt.values(), kjt.lengths().view(len(keys), kjt.stride())
-    weights = kjt.weights() if weighted else None
-    if order != list(range(len(keys))):
-        parts = ids.split(per_key)
-        ids = torch.cat([parts[i] for i in order])
-        lengths = lengths[order]
-        if weights is not None:
-            parts = weights.split(per_key)
-            weights = torch.cat([parts[i] for i in order])
-    counts = torch.zeros(len(backend.spec.tables), dtype=torch.int64)
-    for feature, n in zip(features, splits):
-        counts[feature.table] += n
-    return Looked(backend(ids.long(), counts), lengths, ids, weights, splits)
-
-
-class _Groups(nn.Module):
-    """Backends of a TorchRec config list: one for every embedding width, in order of first appearance.
-
-    ``tables`` are the numbers of the tables that each serves, ``features`` its features.
-    """
-
-    def __init__(
-        self,
-        tables: Sequence[BaseEmbeddingConfig],
-        backend: str,
-        budget: Budget,
-        stats: Stats | None,
-        device: torch.device | str | None,
-        options: Mapping[str, Any],
-    ) -> None:
-        super().__init__()
-        names = [t.name for t in tables]
-        if len(set(names)) != len(names):
-            raise ValueError(f"Duplicate table name {next(n for n in names if names.count(n) > 1)}")
-        unknown = sorted(set(stats or {}) - set(names))
-        if unknown:
-            raise UserError(f"stats: no table {unknown[0]!r}; there are {', '.join(names)}")
-        widths = list(dict.fromkeys(t.embedding_dim for t in tables))
-        self.tables = [[i for i, t in enumerate(tables) if t.embedding_dim == width] for width in widths]
-        specs = [GroupSpec(tuple(_table_spec(tables[i]) for i in m), width) for m, width in zip(self.tables, widths)]
-        total = budget_bytes(budget, sum(s.full_bytes for s in specs))
-        planned = [
-            plan_backend(backend, spec, share, stats, options)
-            for spec, share in zip(specs, _shares(specs, total, backend, stats, options))
-        ]
-        self.backends = nn.ModuleList(cls(spec, config, device) for spec, (cls, config) in zip(specs, planned))
-        self.features = [
-            [Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names] for members in self.tables
-        ]
-
-    def __iter__(self) -> Iterator[tuple[EmbeddingBackend[Any], list[Feature], list[int]]]:
-        """Each group's backend, features, and tables."""
-        for backend, features, tables in zip(self.backends, self.features, self.tables):
-            yield cast(EmbeddingBackend[Any], backend), features, tables
-
-    def named_tables(self) -> Iterator[torchrec_io.NamedTable]:
-        """Each table's name, backend, and number in the backend's group."""
-        for backend, _, _ in self:
-            for i, table in enumerate(backend.spec.tables):
-                yield table.name, backend, i
-
-
-def _shares(
-    specs: Sequence[GroupSpec], total: int | None, backend: str, stats: Stats | None, options: Mapping[str, Any]
-) -> list[int | None]:
-    """What each group may take of a budget: as its full size, but no less than the method needs there."""
-    if total is None or len(specs) == 1:
-        return [total] * len(specs)
-    least = []
-    for spec in specs:
-        try:
-            plan_backend(backend, spec, 1, stats, options)
-            least.append(1)
-        except OutOfReach as error:
-            least.append(error.least)
-    if sum(least) > total:
-        raise out_of_reach(backend, total, sum(least))
-    return [*water_fill([s.full_bytes for s in specs], least, total, balance=1)]
-
-
-def _table_spec(config: BaseEmbeddingConfig) -> TableSpec:
-    if config.data_type != DataType.FP32:
-        raise UserError(f"table {config.name!r}: data_type {config.data_type.value}; rows are trained in FP32")
-    if not config.feature_names:  # as TorchRec does
-        config.feature_names = [config.name]
-    std = (config.get_weight_init_max() - config.get_weight_init_min()) / 12**0.5
-    return TableSpec(config.name, config.num_embeddings, init_std=std, init_fn=config.init_fn)
+from recsys_emb.errors import UserError
 
 
 class _Shared(nn.Module):
     """What both collections have."""
 
-    groups: _Groups
+    groups: Groups
     _device: torch.device
 
     @property
@@ -241,7 +76,7 @@ class _Shared(nn.Module):
             except NotImplementedError:
                 raise UserError(f"search: {backend.name} is trained in one stage and has none") from None
 
-        return self._with(found).train()
+        return self._with([found(backend) for backend, _, _ in self.groups]).train()
 
     def compact(
         self, method: str | None = None, budget: Budget = None, stats: Stats | None = None, **options: Any
@@ -260,24 +95,22 @@ class _Shared(nn.Module):
         """
         if method is None and (budget is not None or options):
             raise UserError("compact: a budget and options belong to a post-training method; name one")
-        full = sum(backend.spec.full_bytes for backend, _, _ in self.groups)
-        total = budget_bytes(budget, full)
+        trained = [backend.compact() for backend, _, _ in self.groups]
+        if method is None:
+            return self._with(trained).eval()
 
-        def served(backend: EmbeddingBackend[Any]) -> EmbeddingBackend[Any]:
-            compacted = backend.compact()
-            if method is None:
-                return compacted
-            share = None if total is None else total * backend.spec.full_bytes // full
-            return compress(compacted, method, share, stats, options)
+        def served(group: int, share: int | None) -> EmbeddingBackend[Any]:
+            size = None if share is None else f"{share}B"  # a bare 1 would be a ratio
+            return compress(trained[group], method, size, stats, options)
 
-        return self._with(served).eval()
+        return self._with(within(budget, [backend.spec for backend in trained], method, served)).eval()
 
-    def _with(self, make: Callable[[EmbeddingBackend[Any]], EmbeddingBackend[Any]]) -> Self:
-        """A collection like this one, with what ``make`` makes of each backend."""
+    def _with(self, backends: Iterable[EmbeddingBackend[Any]]) -> Self:
+        """A collection like this one, with other backends behind it, one per group."""
         new, groups = copy.copy(self), copy.copy(self.groups)
         for module in (new, groups):
             module._modules = dict(module._modules)  # which a copy shares
-        groups.backends = nn.ModuleList(make(backend) for backend, _, _ in self.groups)
+        groups.backends = nn.ModuleList(backends)
         new.groups = groups
         return new
 
@@ -297,7 +130,7 @@ class BackendEmbeddingBagCollection(_Shared, EmbeddingBagCollectionInterface):
     """
 
     def __init__(
-        self, groups: _Groups, tables: list[EmbeddingBagConfig], is_weighted: bool, device: torch.device
+        self, groups: Groups, tables: list[EmbeddingBagConfig], is_weighted: bool, device: torch.device
     ) -> None:
         super().__init__()
         self.groups = groups
@@ -339,9 +172,7 @@ class BackendEmbeddingCollection(_Shared, EmbeddingCollectionInterface):
     Made by :func:`make_embedding_collection`.
     """
 
-    def __init__(
-        self, groups: _Groups, tables: list[EmbeddingConfig], need_indices: bool, device: torch.device
-    ) -> None:
+    def __init__(self, groups: Groups, tables: list[EmbeddingConfig], need_indices: bool, device: torch.device) -> None:
         super().__init__()
         self.groups = groups
         self._configs = tables
@@ -412,7 +243,7 @@ def make_embedding_bag_collection(
         UserError: unknown backend or option, counts that do not fit a table, or a budget out of reach.
     """
     _check_configs(tables, EmbeddingBagConfig)
-    groups = _Groups(tables, backend, budget, stats, device, options)
+    groups = Groups(tables, backend, budget, stats, device, options)
     return BackendEmbeddingBagCollection(groups, tables, is_weighted, torch.device(device or "cpu"))
 
 
@@ -430,5 +261,5 @@ def make_embedding_collection(
     widths = sorted({t.embedding_dim for t in tables})
     if len(widths) != 1:
         raise ValueError(f"all tables of an EmbeddingCollection have one embedding_dim, got {widths}")
-    groups = _Groups(tables, backend, budget, stats, device, options)
+    groups = Groups(tables, backend, budget, stats, device, options)
     return BackendEmbeddingCollection(groups, tables, need_indices, torch.device(device or "cpu"))

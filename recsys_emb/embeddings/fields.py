@@ -8,7 +8,7 @@ from torchrec import JaggedTensor, KeyedJaggedTensor
 
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, TableSpec
-from recsys_emb.embeddings.collections import Feature, lookup_features
+from recsys_emb.embeddings.lookup import Feature, lookup_features
 
 
 def group_spec(schema: DatasetSchema, embedding_dim: int, init_std: float, first_order: bool = False) -> GroupSpec:

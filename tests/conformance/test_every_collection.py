@@ -265,6 +265,21 @@ def test_compacting_by_no_method_takes_no_budget_and_no_options() -> None:
             ebc("full", {}).compact(**more)
 
 
+@pytest.mark.parametrize("method", ["prune", "drop_unseen", "quantized_svd"])
+def test_a_compacted_collection_of_several_widths_reaches_the_least_of_all(method: str) -> None:
+    tables = bag_configs()
+    tables[2] = EmbeddingBagConfig(name="wide", embedding_dim=12, num_embeddings=5, feature_names=["f4"])
+    trained = make_embedding_bag_collection(tables)
+    stats = {t.name: np.ones(t.num_embeddings, int) for t in tables}
+    with pytest.raises(OutOfReach, match="cannot fit in 20 bytes") as caught:
+        trained.compact(method, 20, stats)
+    least = caught.value.least
+    served = trained.compact(method, least, stats)
+    assert stored(served) == served.serving_bytes() <= least
+    with pytest.raises(OutOfReach):
+        trained.compact(method, least - 1, stats)
+
+
 def test_optembed_goes_through_its_stages_in_a_loop_of_ones_own() -> None:
     collection = ebc("optembed", {"generations": 1, "mutations": 2, "crossovers": 2}, bag_configs(16), budget=0.3)
     kjt = batch()

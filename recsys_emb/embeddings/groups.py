@@ -1,0 +1,105 @@
+"""The backends behind a TorchRec config list, one for every embedding width, within one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType
+
+from recsys_emb.embeddings import torchrec_io
+from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, TableSpec, out_of_reach
+from recsys_emb.embeddings.budget import Budget, budget_bytes, plan_backend, water_fill
+from recsys_emb.embeddings.lookup import Feature
+from recsys_emb.errors import OutOfReach, UserError
+
+T = TypeVar("T")
+
+
+class Groups(nn.Module):
+    """Backends of a TorchRec config list: one for every embedding width, in order of first appearance.
+
+    ``tables`` are the numbers of the tables that each serves, ``features`` its features.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[BaseEmbeddingConfig],
+        backend: str,
+        budget: Budget,
+        stats: Stats | None,
+        device: torch.device | str | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        names = [t.name for t in tables]
+        if len(set(names)) != len(names):
+            raise ValueError(f"Duplicate table name {next(n for n in names if names.count(n) > 1)}")
+        unknown = sorted(set(stats or {}) - set(names))
+        if unknown:
+            raise UserError(f"stats: no table {unknown[0]!r}; there are {', '.join(names)}")
+        widths = list(dict.fromkeys(t.embedding_dim for t in tables))
+        self.tables = [[i for i, t in enumerate(tables) if t.embedding_dim == width] for width in widths]
+        specs = [GroupSpec(tuple(table_spec(tables[i]) for i in m), width) for m, width in zip(self.tables, widths)]
+        planned = within(
+            budget, specs, backend, lambda i, share: plan_backend(backend, specs[i], share, stats, options)
+        )
+        self.backends = nn.ModuleList(cls(spec, config, device) for spec, (cls, config) in zip(specs, planned))
+        self.features = [
+            [Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names] for members in self.tables
+        ]
+
+    def __iter__(self) -> Iterator[tuple[EmbeddingBackend[Any], list[Feature], list[int]]]:
+        """Each group's backend, features, and tables."""
+        for backend, features, tables in zip(self.backends, self.features, self.tables):
+            yield cast(EmbeddingBackend[Any], backend), features, tables
+
+    def named_tables(self) -> Iterator[torchrec_io.NamedTable]:
+        """Each table's name, backend, and number in the backend's group."""
+        for backend, _, _ in self:
+            for i, table in enumerate(backend.spec.tables):
+                yield table.name, backend, i
+
+
+def within(budget: Budget, specs: Sequence[GroupSpec], method: str, make: Callable[[int, int | None], T]) -> list[T]:
+    """What ``make`` makes of every group, given its number and its bytes of a budget.
+
+    A group's share goes as its full size, but is no less than the method needs there.
+
+    Raises:
+        UserError: the budget is no size, or below what the groups need together.
+    """
+    full = [spec.full_bytes for spec in specs]
+    total = budget_bytes(budget, sum(full))
+    if total is None or len(specs) == 1:
+        return [make(i, total) for i in range(len(specs))]
+
+    def made(least: list[int]) -> list[T]:
+        return [make(i, share) for i, share in enumerate(water_fill(full, least, total, balance=1))]
+
+    try:
+        return made([1] * len(specs))
+    except OutOfReach:
+        least = [_least(make, i) for i in range(len(specs))]
+    if sum(least) > total:
+        raise out_of_reach(method, total, sum(least))
+    return made(least)
+
+
+def _least(make: Callable[[int, int | None], Any], group: int) -> int:
+    try:
+        make(group, 1)
+    except OutOfReach as error:
+        return error.least
+    return 1
+
+
+def table_spec(config: BaseEmbeddingConfig) -> TableSpec:
+    if config.data_type != DataType.FP32:
+        raise UserError(f"table {config.name!r}: data_type {config.data_type.value}; rows are trained in FP32")
+    if not config.feature_names:  # as TorchRec does
+        config.feature_names = [config.name]
+    std = (config.get_weight_init_max() - config.get_weight_init_min()) / 12**0.5
+    return TableSpec(config.name, config.num_embeddings, init_std=std, init_fn=config.init_fn)
