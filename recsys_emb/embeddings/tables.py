@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys_emb.allocator import huge_pages
+
 
 @dataclass(frozen=True)
 class Block:
@@ -49,7 +51,7 @@ class EmbeddingTable(nn.Module):
         super().__init__()
         self.num_rows = num_rows
         self.blocks: list[Block] = []
-        self.weight = nn.Parameter(torch.empty(num_rows, dim, device=device))
+        self.weight = nn.Parameter(huge_pages(torch.empty(num_rows, dim, device=device)))
         self.sparse_grad = False
         self.before_lookup: Callable[[Tensor], None] | None = None
 

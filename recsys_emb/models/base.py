@@ -96,7 +96,8 @@ class CTRModel(nn.Module, ABC):
         vectors, sequences = self.embedding(batch.sparse, batch.sequences)
         first_order = None
         if self.first_order:
-            vectors, first_order = vectors[..., :-1], vectors[..., -1]
+            vectors, first_order = vectors.split([vectors.shape[-1] - 1, 1], dim=-1)  # slices would each pad gradients
+            first_order = first_order.squeeze(-1)
             sequences = {k: JaggedTensor(s.values()[:, :-1], lengths=s.lengths()) for k, s in sequences.items()}
         return self.logits(Inputs(batch.dense, vectors, first_order, sequences)).float()
 

@@ -6,7 +6,6 @@ the backward. R rows, D columns, U distinct rows of a batch.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from recsys_emb.allocator import huge_pages
 from recsys_emb.embeddings.tables import EmbeddingTable
+from recsys_emb.native import adam as native
+from recsys_emb.training import adam_rows
+from recsys_emb.training.adam_rows import AdamRule, AdamState
 
 
 @dataclass
@@ -122,7 +125,7 @@ class RowwiseAdagrad(TableOptimizer):
 
     def __init__(self, table: EmbeddingTable, lr: float, l2: float) -> None:
         super().__init__(table, lr, l2)
-        self.accumulator = torch.zeros(table.weight.shape[0], device=table.weight.device)
+        self.accumulator = huge_pages(torch.empty(table.weight.shape[0], device=table.weight.device)).zero_()
 
     def update(self, rows: Tensor, grad: Tensor) -> None:
         weight = self.table.weight
@@ -138,50 +141,28 @@ class CatchUpAdam(TableOptimizer):
 
     Dense Adam goes on moving rows that a batch does not look up: momentum runs out and L2 shrinks them, which is the
     regulariser that rare ids need. Here each row remembers its last step, and on its next lookup first gets, in closed
-    form, what it missed (:func:`missed_updates`). Updates of looked-up rows are Kingma & Ba 2015, algorithm 1.
+    form, what it missed (:func:`adam_rows.catch_up`). Updates of looked-up rows are Kingma & Ba 2015, algorithm 1.
     """
 
     state_names = ("exp_avg", "exp_avg_sq", "last_step")
-    beta1, beta2, eps = 0.9, 0.999, 1e-8
+    betas, eps = (0.9, 0.999), 1e-8
     catch_up_rows: ClassVar[int] = 1 << 16
 
     def __init__(self, table: EmbeddingTable, lr: float, l2: float) -> None:
         super().__init__(table, lr, l2)
         weight = table.weight
-        self.exp_avg = torch.zeros_like(weight, requires_grad=False)
-        self.exp_avg_sq = torch.zeros_like(weight, requires_grad=False)
-        self.last_step = torch.zeros(weight.shape[0], dtype=torch.int32, device=weight.device)
+        self.exp_avg = huge_pages(torch.empty_like(weight, requires_grad=False)).zero_()
+        self.exp_avg_sq = huge_pages(torch.empty_like(weight, requires_grad=False)).zero_()
+        self.last_step = huge_pages(torch.empty(weight.shape[0], dtype=torch.int32, device=weight.device)).zero_()
+        self._rows = native if native.fits(weight) else adam_rows
 
     def prepare(self, rows: Tensor) -> Rows:
-        # Distinct rows without a sort: each row takes the position of one of its occurrences. `last_step` is read
-        # anyway and written below, so it serves as the scratch memory, and nothing grows with the table.
-        last = self.last_step
-        position = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
-        last_looked = last.index_select(0, rows)
-        last.scatter_(0, rows, position)
-        winner = last.index_select(0, rows)
-        first = winner == position
-        at = first.nonzero().view(-1)
-        inverse = (first.cumsum(0, dtype=torch.int32) - 1).index_select(0, winner).long()
-        distinct = rows.index_select(0, at)
-        last.index_fill_(0, distinct, self.steps)
-        last_distinct = last_looked.index_select(0, at)
-        stale = (last_distinct != self.steps).nonzero().view(-1)
-        if len(stale):
-            self._catch_up(distinct.index_select(0, stale), last_distinct.index_select(0, stale))
+        distinct, inverse, last = self._rows.distinct_rows(rows, self.last_step, self.steps)
+        self._catch_up(distinct, last)
         return Rows(distinct, inverse)
 
     def update(self, rows: Tensor, grad: Tensor) -> None:
-        weight = self.table.weight
-        if self.l2:
-            grad.add_(weight.index_select(0, rows), alpha=self.l2)
-        m = self.exp_avg.index_select(0, rows).lerp_(grad, 1 - self.beta1)
-        v = self.exp_avg_sq.index_select(0, rows).mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        self.exp_avg.index_copy_(0, rows, m)
-        self.exp_avg_sq.index_copy_(0, rows, v)
-        self.last_step.index_fill_(0, rows, self.steps)
-        denominator = v.sqrt_().div_(math.sqrt(1 - self.beta2**self.steps)).add_(self.eps)
-        weight.index_add_(0, rows, m.div_(denominator), alpha=-self.lr / (1 - self.beta1**self.steps))
+        self._rows.update(self._state, rows, grad, self.steps, self._rule)
 
     @torch.no_grad()
     def catch_up(self) -> None:
@@ -193,58 +174,15 @@ class CatchUpAdam(TableOptimizer):
                 last.fill_(self.steps)
 
     def _catch_up(self, rows: Tensor, last: Tensor) -> None:
-        weight = self.table.weight
-        w, m, v = (t.index_select(0, rows) for t in (weight, self.exp_avg, self.exp_avg_sq))
-        skipped = (self.steps - last).float()[:, None]
-        missed_updates(w, m, v, skipped, last[:, None], self.lr, self.l2, self.beta1, self.beta2, self.eps)
-        for target, value in ((weight, w), (self.exp_avg, m), (self.exp_avg_sq, v)):
-            target.index_copy_(0, rows, value)
+        self._rows.catch_up(self._state, rows, last, self.steps, self._rule)
 
+    @property
+    def _state(self) -> AdamState:
+        return AdamState(self.table.weight.detach(), self.exp_avg, self.exp_avg_sq, self.last_step)
 
-def missed_updates(
-    w: Tensor,
-    m: Tensor,
-    v: Tensor,
-    skipped: Tensor,
-    last: Tensor,
-    lr: float,
-    l2: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-) -> None:
-    """What dense Adam with coupled L2 would have done to rows of zero gradient, in place and in closed form.
-
-    1. The momentum runs out: ``w -= lr m / s * beta1 (1 - beta1^k) / (1 - beta1)`` with s the Adam denominator.
-    2. L2 shrinks: step j by ``lr min(1, l2 |w| / (s beta2^(j/2)))``. While the ratio is below 1 this is the factor
-       ``exp(-lr l2 / s * (g^k - 1) / (g - 1))``, g = beta2^(-1/2); afterwards |w| falls by lr a step, down to zero.
-    3. ``m *= beta1^k``, ``v *= beta2^k``.
-
-    Left out: the bias corrections' change over the skipped steps, and what L2 adds to m and v meanwhile.
-
-    Args:
-        w, m, v: [U, D], overwritten.
-        skipped: float [U, 1], k, steps that each row missed.
-        last: [U, 1], step of each row's last update (0: never).
-    """
-    last = last.clamp(min=1).float()
-    decay1 = torch.pow(beta1, skipped)
-    correction = torch.sqrt(1 - torch.pow(beta2, last))  # of sqrt(v)
-    s = v.sqrt().div_(correction).add_(eps)
-    tail = (1 - decay1).mul_(lr * beta1 / (1 - beta1)).div_(1 - torch.pow(beta1, last))
-    w.addcdiv_(m * tail, s, value=-1)
-    if l2:
-        magnitude = w.abs()
-        log_g = -0.5 * math.log(beta2)
-        # Steps until l2 |w| / (s g^-j) reaches 1, and how many of the skipped ones come before.
-        before = magnitude.mul(l2).div_(s).log_().div_(-log_g).clamp_(min=0)
-        before = torch.minimum(before, skipped, out=before)
-        after = skipped - before
-        growth = before.mul_(log_g).expm1_().div_(math.expm1(log_g))
-        magnitude.mul_(growth.div_(s).mul_(-lr * l2).exp_()).sub_(after, alpha=lr).clamp_(min=0)
-        torch.copysign(magnitude, w, out=w)
-    m.mul_(decay1)
-    v.mul_(torch.pow(beta2, skipped))
+    @property
+    def _rule(self) -> AdamRule:
+        return AdamRule(self.lr, self.l2, *self.betas, self.eps)
 
 
 TABLE_OPTIMIZERS: dict[str, type[TableOptimizer]] = {

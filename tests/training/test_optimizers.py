@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from recsys_emb.embeddings.tables import EmbeddingTable
+from recsys_emb.native import adam as native
 from recsys_emb.training.optimizers import SGD, CatchUpAdam, RowwiseAdagrad, TableOptimizer
+
+
+@pytest.fixture(autouse=True, params=["C++", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds for Adam in C++ and in torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "fits", lambda weight: False)
 
 
 def make_table(rows: int, dim: int, seed: int = 0) -> EmbeddingTable:
