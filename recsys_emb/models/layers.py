@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from recsys_emb.models.aligned import AlignedLinear, pays
 from recsys_emb.models.base import ModelConfig
 
 Units = tuple[Annotated[int, Field(ge=1)], ...]
@@ -36,6 +37,11 @@ class Linear(nn.Linear):
         nn.init.xavier_normal_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if pays(x, self.weight):
+            return AlignedLinear.apply(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class Logit(Linear):
@@ -189,7 +195,7 @@ class CrossNetV2(nn.Module):
     def forward(self, x0: Tensor) -> Tensor:
         x = x0
         for layer in self.layers:
-            x = x0 * layer(x) + x
+            x = torch.addcmul(x, x0, layer(x))
         return x
 
 
