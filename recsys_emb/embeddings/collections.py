@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -44,6 +45,14 @@ class _Shared(nn.Module):
     @property
     def device(self) -> torch.device:
         return self._device
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values anew, in place; after ``to_empty`` too, which gives memory to what was made on meta."""
+        for backend, _, _ in self.groups:
+            fresh = type(backend)(backend.spec, backend.config, backend.device)
+            for own, initial in zip(_tensors(backend), _tensors(fresh), strict=True):
+                own.copy_(initial)
 
     def serving_bytes(self) -> int:
         """Bytes of all stored arrays once compacted."""
@@ -208,6 +217,10 @@ class BackendEmbeddingCollection(_Shared, EmbeddingCollectionInterface):
         plain = EmbeddingCollection(torchrec_io.copy_configs(self._configs), need_indices=self._need_indices)
         torchrec_io.write_rows(self.groups.named_tables(), plain.state_dict())
         return plain
+
+
+def _tensors(backend: EmbeddingBackend[Any]) -> Iterator[Tensor]:
+    return chain(backend.parameters(), backend.buffers())
 
 
 def _check_configs(tables: Sequence[Any], kind: type[BaseEmbeddingConfig]) -> None:

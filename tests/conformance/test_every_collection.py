@@ -143,6 +143,18 @@ def test_state_dict_round_trip_and_meta_device(name: str, options: dict[str, Any
 
 
 @every_backend
+def test_reset_parameters_fills_as_at_the_start(name: str, options: dict[str, Any]) -> None:
+    emptied = ebc(name, options, device="meta").to_empty(device="cpu")
+    for tensor in (*emptied.parameters(), *emptied.buffers()):
+        tensor.data.fill_(7)
+    torch.manual_seed(0)
+    emptied.reset_parameters()
+    fresh = ebc(name, options)  # from the same seed
+    for (key, ours), theirs in zip(emptied.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), key
+
+
+@every_backend
 def test_gradients_reach_every_parameter_through_pooling(name: str, options: dict[str, Any]) -> None:
     collection = ebc(name, options)
     kjt = batch(rows=500)
