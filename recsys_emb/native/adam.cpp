@@ -145,12 +145,11 @@ void adam_catch_up(float* w, float* m, float* v, long dim, const int64_t* rows, 
         }
         alignas(32) float decay1[LANES], decay2[LANES], tail[LANES], debias[LANES], most[LANES], most_less_1[LANES];
         const vec k = _mm256_load_ps(skipped), t = _mm256_load_ps(since);
-        const vec decayed1 = expm1_8(k * all(log1)), decayed2 = expm1_8(t * all(log2));
         const vec rate = all(rule.lr * rule.beta1 / (1 - rule.beta1));
         _mm256_store_ps(decay1, exp8(k * all(log1)));
         _mm256_store_ps(decay2, exp8(k * all(log2)));
-        _mm256_store_ps(tail, rate * decayed1 / expm1_8(t * all(log1)));
-        _mm256_store_ps(debias, one / _mm256_sqrt_ps(zero - decayed2));
+        _mm256_store_ps(tail, rate * expm1_8(k * all(log1)) / expm1_8(t * all(log1)));
+        _mm256_store_ps(debias, one / _mm256_sqrt_ps(zero - expm1_8(t * all(log2))));
         _mm256_store_ps(most, exp8(k * all(log_g)));
         _mm256_store_ps(most_less_1, expm1_8(k * all(log_g)));
         for (long j = 0; j < rows_here; ++j) {

@@ -49,6 +49,11 @@ class TableOptimizer(ABC):
         table.sparse_grad = True
         table.before_lookup = self._prepare
 
+    def zeros(self, *columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """State of every row of the table, [R, *columns]."""
+        rows, device = len(self.table.weight), self.table.weight.device
+        return huge_pages(torch.empty(rows, *columns, dtype=dtype, device=device)).zero_()
+
     @torch.no_grad()
     def _prepare(self, rows: Tensor) -> None:
         self._looked.append(self.prepare(rows.reshape(-1)))
@@ -125,7 +130,7 @@ class RowwiseAdagrad(TableOptimizer):
 
     def __init__(self, table: EmbeddingTable, lr: float, l2: float) -> None:
         super().__init__(table, lr, l2)
-        self.accumulator = huge_pages(torch.empty(table.weight.shape[0], device=table.weight.device)).zero_()
+        self.accumulator = self.zeros()
 
     def update(self, rows: Tensor, grad: Tensor) -> None:
         weight = self.table.weight
@@ -150,11 +155,10 @@ class CatchUpAdam(TableOptimizer):
 
     def __init__(self, table: EmbeddingTable, lr: float, l2: float) -> None:
         super().__init__(table, lr, l2)
-        weight = table.weight
-        self.exp_avg = huge_pages(torch.empty_like(weight, requires_grad=False)).zero_()
-        self.exp_avg_sq = huge_pages(torch.empty_like(weight, requires_grad=False)).zero_()
-        self.last_step = huge_pages(torch.empty(weight.shape[0], dtype=torch.int32, device=weight.device)).zero_()
-        self._rows = native if native.fits(weight) else adam_rows
+        dim = table.weight.shape[1]
+        self.exp_avg, self.exp_avg_sq = self.zeros(dim), self.zeros(dim)
+        self.last_step = self.zeros(dtype=torch.int32)
+        self._rows = native if native.fits(table.weight) else adam_rows
 
     def prepare(self, rows: Tensor) -> Rows:
         distinct, inverse, last = self._rows.distinct_rows(rows, self.last_step, self.steps)
