@@ -27,12 +27,12 @@ from recsys_emb.config import RunConfig
 from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.base import EmbeddingBackend
-from recsys_emb.errors import OutOfReach
+from recsys_emb.embeddings.stages import Search
+from recsys_emb.errors import BudgetTooSmall
 from recsys_emb.models.base import CTRModel, build_model
 from recsys_emb.training import runtime
 from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.run import plan
-from recsys_emb.training.stages import Search
 
 CANDIDATES = 100
 GOALS = {"optembed": 1.5}
@@ -92,7 +92,7 @@ def backend_config(arguments: Any, name: str, data: Path) -> RunConfig:
     config = at(None if name == "full" else arguments.budget)
     try:
         plan(config, open_dataset(data))
-    except OutOfReach as error:
+    except BudgetTooSmall as error:
         return at(error.least)
     return config
 

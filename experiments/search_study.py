@@ -32,7 +32,7 @@ from scipy.stats import spearmanr
 
 from recsys_emb.config import load_config
 from recsys_emb.data.store import open_dataset
-from recsys_emb.errors import OutOfReach
+from recsys_emb.errors import BudgetTooSmall
 from recsys_emb.search.config import load_search
 from recsys_emb.search.run import run_search
 from recsys_emb.search.study import JOURNAL
@@ -168,7 +168,7 @@ def trained(dataset: str, seed: int, folder: str, keys: dict[str, Any]) -> Row:
     config = load_config(base_of(dataset), [*overrides(dataset, seed), *own])
     try:
         report = train(config, RUNS / dataset / str(seed) / folder, Silent(), resume=True)
-    except OutOfReach as error:
+    except BudgetTooSmall as error:
         return {"error": str(error)}
     return figures(report, report["full_bytes"] * DIM // config.model.embedding_dim)
 

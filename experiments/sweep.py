@@ -22,7 +22,7 @@ from typing import Any
 from run import HERE, SEEDS, prepared
 
 from recsys_emb.config import load_config
-from recsys_emb.errors import OutOfReach
+from recsys_emb.errors import BudgetTooSmall
 from recsys_emb.report.figure import png
 from recsys_emb.report.plots import memory_auc
 from recsys_emb.serving import write_artifact
@@ -140,7 +140,7 @@ def figures(experiment: str, point: Point, seed: int, folder: Path) -> dict[str,
             report = write_artifact(full, out, point.after, point.budget)
         else:
             report = load_run(trained(experiment, point, seed, out)).report
-    except OutOfReach as error:
+    except BudgetTooSmall as error:
         return {"error": str(error)}
     if point.method != "full":  # what is made of the full table needs its weights
         shutil.rmtree(out / "checkpoints", ignore_errors=True)

@@ -132,7 +132,7 @@ def train(
     """
     from recsys_emb.config import load_config
     from recsys_emb.distributed.launch import attempt, rank, started_by_torchrun
-    from recsys_emb.report import run_table
+    from recsys_emb.report import run_page, run_table
     from recsys_emb.training.run import default_out
     from recsys_emb.training.run import train as run_training
 
@@ -149,6 +149,7 @@ def train(
         report = run_training(parsed, folder, reporter, resume or attempt() > 0, stop=stop)
     if rank() > 0:
         return
+    run_page(folder)
     if as_json:
         _print_json({"run": str(folder), **report})
     else:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -26,6 +25,7 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import read_yaml
 from recsys_emb.key_value import place
 from recsys_emb.models.base import ModelConfig, model_registry
+from recsys_emb.validation import explain
 
 
 def _a_size(budget: Any) -> Any:
@@ -164,32 +164,3 @@ def _value(text: str) -> Any:
         with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a string
             value = float(value)
     return value
-
-
-def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """The first mistake of a ValidationError as ``key: what was wrong, what was given; what is allowed``."""
-    first = error.errors()[0]
-    path = [str(p) for p in first["loc"]]
-    key = ".".join([prefix, *path] if prefix else path) or "config"
-    if first["type"] == "extra_forbidden":
-        keys = list(_section(model, path[:-1]).model_fields)
-        close = difflib.get_close_matches(path[-1], keys, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        return f"{key}: unknown key{hint}; allowed: {', '.join(keys) or 'none'}"
-    if first["type"] == "missing":
-        return f"{key}: missing"
-    if first["type"] == "value_error":  # raised by our own validators: the message says it all
-        return f"{key}: {first['ctx']['error']}"
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
-
-
-def _section(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
-    for part in path:
-        if part not in model.model_fields:
-            break
-        annotation = model.model_fields[part].annotation
-        if get_origin(annotation) is Annotated:
-            annotation = get_args(annotation)[0]
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return model

@@ -12,8 +12,8 @@ from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
 from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings import list_backends
-from recsys_emb.errors import OutOfReach, UserError
-from recsys_emb.report import compare
+from recsys_emb.errors import BudgetTooSmall, UserError
+from recsys_emb.report import compare, run_page
 from recsys_emb.training.run import train
 from recsys_emb.training.trainer import Reporter
 
@@ -55,7 +55,8 @@ def run_demo(
         try:
             with reporter(f"deepfm {backend}") as shown:
                 report = train(demo_config(data, backend), run, shown, resume=True)
-        except OutOfReach as error:
+            run_page(run)
+        except BudgetTooSmall as error:
             say(f"{backend:<12} left out, {error}")
             continue
         say(f"{backend:<12} test AUC {report['auc']:.4f}  {report['serving_bytes'] / 1e6:.2f} MB")

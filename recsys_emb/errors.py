@@ -18,7 +18,7 @@ class UserError(Exception):
         return type(self)(message)
 
 
-class OutOfReach(UserError):
+class BudgetTooSmall(UserError):
     """A memory budget that a method cannot meet; the message says the least bytes that it can.
 
     Attributes:
@@ -29,12 +29,12 @@ class OutOfReach(UserError):
         super().__init__(message)
         self.least = least
 
-    def reworded(self, message: str) -> OutOfReach:
-        return OutOfReach(message, self.least)
+    def reworded(self, message: str) -> BudgetTooSmall:
+        return BudgetTooSmall(message, self.least)
 
-    def __reduce__(self) -> tuple[type[OutOfReach], tuple[str, int]]:
+    def __reduce__(self) -> tuple[type[BudgetTooSmall], tuple[str, int]]:
         """A worker process hands its error on."""
-        return OutOfReach, (str(self), self.least)
+        return BudgetTooSmall, (str(self), self.least)
 
 
 class LostProcess(Exception):

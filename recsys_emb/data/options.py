@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from recsys_emb.config import explain
 from recsys_emb.data.sources.base import Source, source_registry
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_yaml
 from recsys_emb.key_value import place
+from recsys_emb.validation import explain
 
 
 def make_source(

@@ -63,7 +63,7 @@ def _ids(given: Sequence[str]) -> dict[str, int]:
 
 
 def _tables(made: dict[str, Any]) -> list[Table]:
-    from recsys_emb.report import human_bytes
+    from recsys_emb.sizes import human_bytes
 
     fits = "fits" if made["fits"] else "DOES NOT FIT"
     least = made["least_devices"]

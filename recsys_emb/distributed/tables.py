@@ -49,23 +49,23 @@ class ShardedTable(EmbeddingTable):
         vectors = self._exchange(holder * self.per_rank + distinct // self.world)
         return F.embedding(inverse, vectors)
 
-    # -- between the whole table and this process's part --------------------------------------------------------------
+    # -- between the whole table and this process's shard -------------------------------------------------------------
 
-    def part(self, whole: Tensor) -> Tensor:
-        return whole[self.rank :: self.world]
+    def shard(self, values: Tensor) -> Tensor:
+        return values[self.rank :: self.world]
 
     @torch.no_grad()
-    def whole(self, part: Tensor) -> Tensor:
-        shape = (self.num_rows, *part.shape[1:])
+    def gather(self, values: Tensor) -> Tensor:
+        shape = (self.num_rows, *values.shape[1:])
         if self.rank:
-            for rows in part.contiguous().split(CHUNK_ROWS):
+            for rows in values.contiguous().split(CHUNK_ROWS):
                 dist.send(rows, 0)
-            return torch.empty(shape, dtype=part.dtype, device="meta")
-        out = torch.empty(shape, dtype=part.dtype)
-        out[0 :: self.world] = part.cpu()
+            return torch.empty(shape, dtype=values.dtype, device="meta")
+        out = torch.empty(shape, dtype=values.dtype)
+        out[0 :: self.world] = values.cpu()
         for rank in range(1, self.world):
             for rows in out[rank :: self.world].split(CHUNK_ROWS):
-                received = torch.empty(rows.shape, dtype=rows.dtype, device=part.device)
+                received = torch.empty(rows.shape, dtype=rows.dtype, device=values.device)
                 dist.recv(received, rank)
                 rows.copy_(received)
         return out
@@ -85,12 +85,12 @@ class ShardedTable(EmbeddingTable):
                 start += len(rows)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination[prefix + "weight"] = self.whole(self.weight.detach())
+        destination[prefix + "weight"] = self.gather(self.weight.detach())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         key = prefix + "weight"
         if key in state_dict and len(state_dict[key]) == self.num_rows:
-            state_dict = {**state_dict, key: self.part(state_dict[key])}
+            state_dict = {**state_dict, key: self.shard(state_dict[key])}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

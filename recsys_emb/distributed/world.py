@@ -31,7 +31,7 @@ class World:
     size = 1
 
     @property
-    def writes(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process writes the run folder."""
         return self.rank == 0
 
@@ -41,18 +41,18 @@ class World:
         """A backend with this process's part of its tables."""
         return backend(spec, config, device)
 
-    def adopt(self, model: M) -> M:
+    def prepare_model(self, model: M) -> M:
         """Tells layers whose output depends on the whole batch that other processes hold parts of it."""
         return model
 
-    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Averages the gradients of parameters that every process has a copy of, in place."""
 
-    def mean(self, value: Tensor) -> Tensor:
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
         """The mean over the processes."""
         return value
 
-    def total(self, value: int) -> int:
+    def all_reduce_sum(self, value: int) -> int:
         """The sum over the processes."""
         return value
 
@@ -60,18 +60,18 @@ class World:
         """All processes' rows one after another, on every process."""
         return rows
 
-    def diverge(self, seed: int) -> None:
+    def seed_by_rank(self, seed: int) -> None:
         """Gives every process but the first random numbers of its own, once the model is built alike on all."""
 
-    def largest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """The maximum over the processes."""
         return value
 
-    def first(self, lead: Callable[[], T], follow: Callable[[], T]) -> T:
-        """What ``lead`` gives on the first process and, after it, ``follow`` on the others."""
-        return lead()
+    def rank_zero_first(self, work: Callable[[], T], after: Callable[[], T]) -> T:
+        """What ``work`` gives on the first process and, after it, ``after`` on the others."""
+        return work()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
 
 
@@ -97,13 +97,13 @@ class Ranks(World):
             return backend(spec, config, device)
         return shard(backend(spec, config, "meta"), device)
 
-    def adopt(self, model: M) -> M:
+    def prepare_model(self, model: M) -> M:
         for module in model.modules():
             if isinstance(module, BatchNorm):
                 module.total = _Total.apply
         return model
 
-    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if not grads:
             return
@@ -113,12 +113,12 @@ class Ranks(World):
         for p, grad in zip(parameters, flat.split([g.numel() for g in grads])):
             p.grad = grad.view_as(p)
 
-    def mean(self, value: Tensor) -> Tensor:
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
         value = value.clone()
         dist.all_reduce(value)
         return value / self.size
 
-    def total(self, value: int) -> int:
+    def all_reduce_sum(self, value: int) -> int:
         counted = torch.tensor(value, device=self.device)
         dist.all_reduce(counted)
         return int(counted)
@@ -133,21 +133,21 @@ class Ranks(World):
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(n)] for part, n in zip(parts, sizes)]).to(rows.device)
 
-    def diverge(self, seed: int) -> None:
+    def seed_by_rank(self, seed: int) -> None:
         if self.rank:
             torch.manual_seed(hash((seed, self.rank)) % 2**63)
 
-    def largest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         most = torch.tensor(value, device=self.device)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         return int(most)
 
-    def first(self, lead: Callable[[], T], follow: Callable[[], T]) -> T:
-        result = None if self.rank else lead()
-        self.wait()
-        return follow() if result is None else result
+    def rank_zero_first(self, work: Callable[[], T], after: Callable[[], T]) -> T:
+        result = None if self.rank else work()
+        self.barrier()
+        return after() if result is None else result
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         dist.barrier()
 
 

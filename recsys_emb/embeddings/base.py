@@ -11,19 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from recsys_emb.errors import OutOfReach, UserError
+from recsys_emb.embeddings.stages import Stage, Train
+from recsys_emb.errors import BudgetTooSmall, UserError
 from recsys_emb.registry import Registry
-
-if TYPE_CHECKING:
-    from recsys_emb.embeddings.nested import Candidates
-    from recsys_emb.training.stages import Stage
 
 Role = Literal["weight", "arch", "threshold", "scale"]
 
@@ -133,6 +130,19 @@ class BackendConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Candidates(Protocol):
+    """The forms of other widths that one trained backend holds, to be scored without training them."""
+
+    choices: tuple[int, ...]
+    """Widths that training drew from."""
+
+    def use(self, widths: Sequence[int]) -> None:
+        """Lookups outside training give this candidate from now on; one width, 0 to V, per table."""
+
+    def nbytes(self, widths: Sequence[int]) -> int:
+        """What the candidate would take when served."""
+
+
 C = TypeVar("C", bound=BackendConfig)
 
 
@@ -228,8 +238,6 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
     @classmethod
     def stages(cls, config: BackendConfig) -> Sequence[Stage]:
         """What a run of this method consists of; by default one training."""
-        from recsys_emb.training.stages import Train
-
         return (Train(),)
 
     def search(self, score: Callable[[], float], seed: int) -> EmbeddingBackend[Any]:
@@ -313,8 +321,8 @@ backend_registry: Registry[type[EmbeddingBackend[Any]]] = Registry(
 register = backend_registry.register
 
 
-def out_of_reach(method: str, budget: int, least: int) -> OutOfReach:
+def budget_too_small(method: str, budget: int, least: int) -> BudgetTooSmall:
     """The error of every ``plan`` whose budget cannot be met."""
-    return OutOfReach(
+    return BudgetTooSmall(
         f"embedding.budget: {method} cannot fit in {budget:,} bytes; the least it can reach is {least:,} bytes", least
     )

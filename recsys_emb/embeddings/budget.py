@@ -15,9 +15,10 @@ from recsys_emb.embeddings.base import (
     GroupSpec,
     Stats,
     backend_registry,
-    out_of_reach,
+    budget_too_small,
 )
 from recsys_emb.errors import UserError
+from recsys_emb.validation import explain
 
 Budget = float | int | str | None
 
@@ -93,8 +94,6 @@ def backend_config(backend: type[EmbeddingBackend[Any]], options: Mapping[str, A
     try:
         return backend.Config.model_validate(dict(options))
     except ValidationError as error:
-        from recsys_emb.config import explain
-
         raise UserError(explain(error, backend.Config, prefix="embedding.options")) from None
 
 
@@ -125,7 +124,7 @@ def plan_backend(
     config = backend_config(backend, options or {})
     sized = backend.plan(spec, config, budget, checked_stats(spec, stats or {}))
     if budget is not None and (needed := backend(spec, sized, "meta").serving_bytes()) > budget:
-        raise out_of_reach(name, budget, needed)  # of a backend whose plan does not look at the budget
+        raise budget_too_small(name, budget, needed)  # of a backend whose plan does not look at the budget
     return backend, sized
 
 

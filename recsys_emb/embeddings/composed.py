@@ -21,7 +21,7 @@ from recsys_emb.embeddings.base import (
     GroupSpec,
     Stats,
     TableSpec,
-    out_of_reach,
+    budget_too_small,
 )
 from recsys_emb.embeddings.hashing import hash_ids
 from recsys_emb.embeddings.tables import EmbeddingTable, block_table, fill_uniform
@@ -267,7 +267,7 @@ class ComposedBackend(EmbeddingBackend[C]):
             if budget is None:
                 floats = max(least, int(cls.default_ratio * spec.full_bytes) // 4)
             elif budget // 4 < least:
-                raise out_of_reach(cls.name, budget, 4 * least)
+                raise budget_too_small(cls.name, budget, 4 * least)
             else:
                 floats = budget // 4
             config = cls.size(spec, config, floats, stats)
@@ -280,7 +280,7 @@ class ComposedBackend(EmbeddingBackend[C]):
         return config
 
 
-def misfit(option: str, table: TableSpec, given: object, allowed: str) -> UserError:
+def size_error(option: str, table: TableSpec, given: object, allowed: str) -> UserError:
     """The error of a size that does not fit its table."""
     return UserError(f"embedding.options.{option}: {given} for table {table.name!r}; allowed: {allowed}")
 
@@ -295,7 +295,7 @@ def check_range(option: str, spec: GroupSpec, sizes: Sequence[int], most: Sequen
     """Raises UserError unless each table's size is from 1 to its ``most``."""
     for table, size, limit in zip(spec.tables, sizes, most):
         if not 1 <= size <= limit:
-            raise misfit(option, table, size, f"1 to {limit:,}")
+            raise size_error(option, table, size, f"1 to {limit:,}")
 
 
 def _cat(tensors: list[Tensor]) -> Tensor:

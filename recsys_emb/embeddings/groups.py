@@ -10,10 +10,10 @@ from torch import nn
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType
 
 from recsys_emb.embeddings import torchrec_io
-from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, TableSpec, out_of_reach
+from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, TableSpec, budget_too_small
 from recsys_emb.embeddings.budget import Budget, budget_bytes, plan_backend, water_fill
 from recsys_emb.embeddings.lookup import Feature
-from recsys_emb.errors import OutOfReach, UserError
+from recsys_emb.errors import BudgetTooSmall, UserError
 
 T = TypeVar("T")
 
@@ -81,17 +81,17 @@ def within(budget: Budget, specs: Sequence[GroupSpec], method: str, make: Callab
 
     try:
         return made([1] * len(specs))
-    except OutOfReach:
+    except BudgetTooSmall:
         least = [_least(make, i) for i in range(len(specs))]
     if sum(least) > total:
-        raise out_of_reach(method, total, sum(least))
+        raise budget_too_small(method, total, sum(least))
     return made(least)
 
 
 def _least(make: Callable[[int, int | None], Any], group: int) -> int:
     try:
         make(group, 1)
-    except OutOfReach as error:
+    except BudgetTooSmall as error:
         return error.least
     return 1
 

@@ -25,7 +25,7 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class Looked:
+class LookupResult:
     """What one lookup of F features gave: their rows one after another.
 
     rows: float [N, D]; lengths: int64 [F, B]; ids int64 [N]; weights float [N] or None; splits: rows of each feature.
@@ -37,11 +37,11 @@ class Looked:
     weights: Tensor | None
     splits: list[int]
 
-    def split(self) -> list[Looked]:
+    def split(self) -> list[LookupResult]:
         """One feature each."""
         weights = [None] * len(self.splits) if self.weights is None else self.weights.split(self.splits)
         return [
-            Looked(rows, self.lengths[i : i + 1], ids, weight, [n])
+            LookupResult(rows, self.lengths[i : i + 1], ids, weight, [n])
             for i, (rows, ids, weight, n) in enumerate(
                 zip(self.rows.split(self.splits), self.ids.split(self.splits), weights, self.splits)
             )
@@ -69,7 +69,7 @@ class Looked:
 
 def lookup_features(
     backend: EmbeddingBackend[Any], features: Sequence[Feature], kjt: KeyedJaggedTensor, weighted: bool = False
-) -> Looked:
+) -> LookupResult:
     """Embeds the features with one lookup.
 
     Args:
@@ -102,4 +102,4 @@ def lookup_features(
     counts = torch.zeros(len(backend.spec.tables), dtype=torch.int64)
     for feature, n in zip(features, splits):
         counts[feature.table] += n
-    return Looked(backend(ids.long(), counts), lengths, ids, weights, splits)
+    return LookupResult(backend(ids.long(), counts), lengths, ids, weights, splits)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -45,19 +44,6 @@ def _stretch(width: int, vector_dim: int) -> int:
 def by_width(widths: Sequence[int]) -> dict[int, list[int]]:
     """The tables of each width, widest first."""
     return {w: [t for t, mine in enumerate(widths) if mine == w] for w in sorted(set(widths), reverse=True)}
-
-
-class Candidates(Protocol):
-    """The forms of other widths that one trained backend holds, to be scored without training them."""
-
-    choices: tuple[int, ...]
-    """Widths that training drew from."""
-
-    def use(self, widths: Sequence[int]) -> None:
-        """Lookups outside training give this candidate from now on; one width, 0 to V, per table."""
-
-    def nbytes(self, widths: Sequence[int]) -> int:
-        """What the candidate would take when served."""
 
 
 class NestedPart(Part):

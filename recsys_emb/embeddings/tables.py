@@ -13,7 +13,7 @@ from recsys_emb.allocator import huge_pages
 
 
 @dataclass(frozen=True)
-class Block:
+class RowInit:
     """Consecutive rows of a table that start alike.
 
     Attributes:
@@ -50,7 +50,7 @@ class EmbeddingTable(nn.Module):
     def __init__(self, num_rows: int, dim: int, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.num_rows = num_rows
-        self.blocks: list[Block] = []
+        self.blocks: list[RowInit] = []
         self.weight = nn.Parameter(huge_pages(torch.empty(num_rows, dim, device=device)))
         self.sparse_grad = False
         self.before_lookup: Callable[[Tensor], None] | None = None
@@ -67,13 +67,13 @@ class EmbeddingTable(nn.Module):
         for rows, block in zip(self.weight.split([b.rows for b in self.blocks]), self.blocks):
             block.fill(rows)
 
-    def part(self, whole: Tensor) -> Tensor:
-        """Of a tensor with an entry for every row of the table, the entries of the rows in ``weight``."""
-        return whole
+    def shard(self, values: Tensor) -> Tensor:
+        """The entries of this process's rows, given a tensor with an entry for every row of the table."""
+        return values
 
-    def whole(self, part: Tensor) -> Tensor:
-        """The inverse of ``part``."""
-        return part
+    def gather(self, values: Tensor) -> Tensor:
+        """The inverse of ``shard``: the entries of all processes' rows, on the first process."""
+        return values
 
     def extra_repr(self) -> str:
         return f"{self.num_rows}, {self.weight.shape[1]}"
@@ -95,7 +95,7 @@ def block_table(
 ) -> EmbeddingTable:
     """Blocks of rows one after another, each filled at its own scale, or by its own function where it has one."""
     table = EmbeddingTable(sum(sizes), dim, device)
-    table.blocks = [Block(*of) for of in zip(sizes, stds, init_fns or [None] * len(sizes))]
+    table.blocks = [RowInit(*of) for of in zip(sizes, stds, init_fns or [None] * len(sizes))]
     if table.weight.device.type != "meta":
         table.reset_parameters()
     return table

@@ -9,7 +9,6 @@ from recsys_emb.report.frames import events_frame, runs_frame, tables_frame, tri
 from recsys_emb.report.run_page import run_page
 from recsys_emb.report.runs import group_by_seed, load_report, load_reports
 from recsys_emb.report.search_page import search_page
-from recsys_emb.report.sizes import human_bytes
 from recsys_emb.report.terminal import (
     artifact_table,
     embedding_size,
@@ -18,6 +17,7 @@ from recsys_emb.report.terminal import (
     plugins_table,
     run_table,
 )
+from recsys_emb.sizes import human_bytes
 
 __all__ = [
     "artifact_table",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recsys_emb.report.sizes import MB
+from recsys_emb.sizes import MB
 
 
 @dataclass(frozen=True)

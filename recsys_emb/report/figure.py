@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
-from recsys_emb.report.sizes import MB
+from recsys_emb.sizes import MB
 
 # Okabe and Ito's colours (the blue lighter, for dark pages), told apart with every kind of colour vision; markers,
 # fillings and dashes tell the series apart without any colour.

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from recsys_emb.report.columns import label
 from recsys_emb.report.figure import COLOURS, DASHES, MARKERS, finish, log_axis, megabytes, new_axes, plain, styled
 from recsys_emb.report.frames import Rows, records
-from recsys_emb.report.sizes import MB, human_bytes
+from recsys_emb.sizes import MB, human_bytes
 
 SHOWN_TABLES = 40
 """Tables in the plot of bytes; the smallest others are one bar."""

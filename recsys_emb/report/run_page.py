@@ -11,7 +11,7 @@ from recsys_emb.report import html
 from recsys_emb.report.columns import COLUMNS, label
 from recsys_emb.report.compare import SIZES_NOTE
 from recsys_emb.report.runs import Report, load_report
-from recsys_emb.report.sizes import human_bytes
+from recsys_emb.sizes import human_bytes
 from recsys_emb.training.run_dir import RunDir
 
 

@@ -11,7 +11,7 @@ from recsys_emb.files import read_json, write_text
 from recsys_emb.report import html
 from recsys_emb.report.frames import load_trials
 from recsys_emb.report.runs import load_report
-from recsys_emb.report.sizes import MB, human_bytes
+from recsys_emb.sizes import MB, human_bytes
 
 PARAM = "param:"
 _PARAM_COLUMNS = 6  # more parameters than these share one cell, so that the table fits a page

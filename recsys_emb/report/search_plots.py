@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from recsys_emb.report.figure import COLOURS, INK, finish, log_axis, megabytes, new_axes, plain, styled
 from recsys_emb.report.frames import Rows, records
-from recsys_emb.report.sizes import MB
+from recsys_emb.sizes import MB
 
 MARKERS, LINES = "s^vP*", ("--", ":", "-.", (0, (6, 2)))
 """Of baselines: names in the legend, since what they stand at often lies close together."""

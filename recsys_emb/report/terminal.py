@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from recsys_emb.report.sizes import human_bytes
+from recsys_emb.sizes import human_bytes
 
 
 def run_table(report: Mapping[str, Any], folder: Path) -> Table:

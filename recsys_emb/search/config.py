@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recsys_emb.config import GivenBudget, RunConfig, explain, load_config, parse_config
+from recsys_emb.config import GivenBudget, RunConfig, load_config, parse_config
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.embeddings.budget import budget_bytes
-from recsys_emb.errors import OutOfReach, UserError
+from recsys_emb.errors import BudgetTooSmall, UserError
 from recsys_emb.files import read_yaml
 from recsys_emb.search.space import Keys, Space, Values, parse_space
 from recsys_emb.training.run import group_of, plan
+from recsys_emb.validation import explain
 
 BaselineName = Literal["full", "uniform", "mixed_dim", "uniform_widths"]
 
@@ -154,7 +155,7 @@ def _plan(search: Search, config: RunConfig) -> None:
     """Raises UserError when the config does not fit the dataset, whatever the budget."""
     try:
         plan(config, search.dataset)
-    except OutOfReach:
+    except BudgetTooSmall:
         return
     except UserError:
         plan(without_budget(config), search.dataset)

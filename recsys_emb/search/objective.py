@@ -20,10 +20,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.embeddings.base import backend_registry
-from recsys_emb.errors import OutOfReach, UserError
+from recsys_emb.errors import BudgetTooSmall, UserError
 from recsys_emb.search.config import Search, without_budget
 from recsys_emb.training.run import plan, train
-from recsys_emb.training.trainer import Progress, Reporter
+from recsys_emb.training.trainer import Reporter, TrainingState
 
 COMPLETE, PRUNED, INFEASIBLE, FAILED, DUPLICATE = "complete", "pruned", "infeasible", "failed", "duplicate"
 FREE = (INFEASIBLE, DUPLICATE)
@@ -122,7 +122,7 @@ def planned_bytes(search: Search, config: RunConfig) -> int:
     budget = search.budget
     try:
         size = plan(config, search.dataset).build("meta").serving_bytes()
-    except OutOfReach as error:
+    except BudgetTooSmall as error:
         raise _infeasible(error, error.least, budget) from None
     except UserError as error:
         try:
@@ -173,12 +173,12 @@ class TrialReporter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def step(self, progress: Progress, steps: int, loss: float) -> None:
+    def step(self, progress: TrainingState, steps: int, loss: float) -> None:
         if orphaned():
             raise SystemExit(1)
         self.inner.step(progress, steps, loss)
 
-    def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:
+    def evaluation(self, progress: TrainingState, figures: Mapping[str, float | None], best: bool) -> None:
         self.inner.evaluation(progress, figures, best)
         if not self.prunes:
             return

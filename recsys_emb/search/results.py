@@ -20,7 +20,7 @@ from recsys_emb.config import RunConfig, dump_config, parse_config
 from recsys_emb.embeddings.backends.field_dim import FieldDimConfig, named_widths
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json, write_text
-from recsys_emb.report import search_page
+from recsys_emb.report import run_page, search_page
 from recsys_emb.search.config import Search
 from recsys_emb.search.objective import (
     BASELINE,
@@ -103,6 +103,8 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
     write_text(out / "best.yaml", dump_config(winner.config))
     tested = [f for f in trained if f is winner or (f.row["enqueued"] and f.row["state"] == COMPLETE)]
     reports = {f.name: train(_config(f), out / f.row["run"], Silent(), resume=True) for f in tested}
+    for f in tested:
+        run_page(out / f.row["run"])
     front = (f for f in trained if f.row["pareto"])
     summary = {
         "study": study.study_name,

@@ -30,8 +30,8 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recsys_emb.config import explain
 from recsys_emb.errors import UserError
+from recsys_emb.validation import explain
 
 Keys = tuple[str, ...]
 """A config path as its parts; a part may hold dots, as names of tables do."""

@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.table import Table
 
-from recsys_emb.report import human_bytes
 from recsys_emb.search.objective import COMPLETE, DUPLICATE, OUTCOME, RUN, name_of
+from recsys_emb.sizes import human_bytes
 
 
 def quiet(study: Study, trial: FrozenTrial) -> None:

@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from recsys_emb.config import RunConfig, explain, parse_config
+from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.dense import FittedDense
 from recsys_emb.data.encoder import Encoder
@@ -41,6 +41,7 @@ from recsys_emb.models.base import CTRModel, build_model, model_registry
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import load_tensors
 from recsys_emb.training.trainer import predict
+from recsys_emb.validation import explain
 
 FORMAT_VERSION = 2
 """2: narrow rows are kept divided by a factor of their width (embeddings/nested.py)."""

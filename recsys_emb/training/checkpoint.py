@@ -25,10 +25,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recsys_emb.config import explain
 from recsys_emb.data.folder import checksum
 from recsys_emb.errors import UserError
 from recsys_emb.files import fsync, read_json, write_json
+from recsys_emb.validation import explain
 
 FORMAT_VERSION: Final = 2
 """2: narrow rows are kept divided by a factor of their width (embeddings/nested.py)."""

@@ -22,7 +22,7 @@ from recsys_emb.training.adam_rows import AdamRule, AdamState
 
 
 @dataclass
-class Rows:
+class DistinctRows:
     """The distinct rows of a lookup, int64 [U]; ``inverse`` is where each looked-up row stands among them."""
 
     distinct: Tensor
@@ -45,7 +45,7 @@ class TableOptimizer(ABC):
         self.lr = lr
         self.l2 = l2
         self.steps = 0
-        self._looked: list[Rows] = []
+        self._looked: list[DistinctRows] = []
         table.sparse_grad = True
         table.before_lookup = self._prepare
 
@@ -58,10 +58,10 @@ class TableOptimizer(ABC):
     def _prepare(self, rows: Tensor) -> None:
         self._looked.append(self.prepare(rows.reshape(-1)))
 
-    def prepare(self, rows: Tensor) -> Rows:
+    def prepare(self, rows: Tensor) -> DistinctRows:
         """Called with the row numbers int64 [N] of a lookup before they are gathered."""
         distinct, inverse = torch.unique(rows, return_inverse=True)
-        return Rows(distinct, inverse)
+        return DistinctRows(distinct, inverse)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -74,7 +74,7 @@ class TableOptimizer(ABC):
         self.table.weight.grad = None
         rows, values = grad._indices()[0], grad._values()
         # One lookup: the gradient's rows are in the lookup's order. Several: autograd has joined them.
-        found = looked[0] if len(looked) == 1 else Rows(*torch.unique(rows, return_inverse=True))
+        found = looked[0] if len(looked) == 1 else DistinctRows(*torch.unique(rows, return_inverse=True))
         summed = values.new_zeros(len(found.distinct), values.shape[1])
         summed.index_add_(0, found.inverse, values)
         self.update(found.distinct, summed)
@@ -93,13 +93,13 @@ class TableOptimizer(ABC):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the whole table to save; the step count is kept by the caller."""
-        return {name: self.table.whole(getattr(self, name)) for name in self.state_names}
+        return {name: self.table.gather(getattr(self, name)) for name in self.state_names}
 
     def load_state_dict(self, state: Mapping[str, Tensor], steps: int) -> None:
         """Restores ``state_dict()`` in place."""
         self.steps = steps
         for name in self.state_names:
-            own, stored = getattr(self, name), self.table.part(state[name])
+            own, stored = getattr(self, name), self.table.shard(state[name])
             if own.shape != stored.shape:  # copying would broadcast
                 raise ValueError(f"{name} has shape {list(stored.shape)}, expected {list(own.shape)}")
             own.copy_(stored)
@@ -160,10 +160,10 @@ class CatchUpAdam(TableOptimizer):
         self.last_step = self.zeros(dtype=torch.int32)
         self._rows = native if native.fits(table.weight) else adam_rows
 
-    def prepare(self, rows: Tensor) -> Rows:
+    def prepare(self, rows: Tensor) -> DistinctRows:
         distinct, inverse, last = self._rows.distinct_rows(rows, self.last_step, self.steps)
         self._catch_up(distinct, last)
-        return Rows(distinct, inverse)
+        return DistinctRows(distinct, inverse)
 
     def update(self, rows: Tensor, grad: Tensor) -> None:
         self._rows.update(self._state, rows, grad, self.steps, self._rule)

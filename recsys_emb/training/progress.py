@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from recsys_emb.training.trainer import Progress
+from recsys_emb.training.trainer import TrainingState
 
 
 class Silent:
     """Shows nothing."""
 
-    def step(self, progress: Progress, steps: int, loss: float) -> None: ...
+    def step(self, progress: TrainingState, steps: int, loss: float) -> None: ...
 
-    def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None: ...
+    def evaluation(self, progress: TrainingState, figures: Mapping[str, float | None], best: bool) -> None: ...
 
     def warn(self, message: str) -> None: ...
 
@@ -47,13 +47,13 @@ class TerminalReporter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.stop()
 
-    def step(self, progress: Progress, steps: int, loss: float) -> None:
+    def step(self, progress: TrainingState, steps: int, loss: float) -> None:
         self._bar.start()  # at the first step, so that a mistake found before prints nothing else
         self._loss = loss if self._loss is None else self._loss + self._rate_alpha * (loss - self._loss)
         rate = progress.samples_per_second
         self._bar.update(self._task, completed=progress.step, total=steps, loss=self._loss, rate=rate)
 
-    def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:
+    def evaluation(self, progress: TrainingState, figures: Mapping[str, float | None], best: bool) -> None:
         mark = "[green]best[/]" if best else f"lr {progress.learning_rate:.0e}"
         self.console.print(
             f"epoch {progress.epoch:>3}  step {progress.step:>6,}  valid AUC {figures['auc']:.5f}  "

@@ -20,7 +20,6 @@ from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.errors import LostProcess, UserError
 from recsys_emb.files import unused
 from recsys_emb.models.base import CTRModel, model_registry
-from recsys_emb.report import run_page
 from recsys_emb.training import metrics, runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
 from recsys_emb.training.lock import sole_writer
@@ -127,10 +126,8 @@ def _train(
     with join(device, shard_tables=config.training.embedding_optimizer != "dense_adam") as world, ExitStack() as held:
         stop.alone = world.size == 1
         stop.check()
-        run = world.first(lambda: _folder(config, out, dataset, resume, held), lambda: RunDir.open(out))
+        run = world.rank_zero_first(lambda: _folder(config, out, dataset, resume, held), lambda: RunDir.open(out))
         if run.done:
-            if world.writes and not (out / "report.html").exists():  # killed between the two
-                run_page(out)
             return run.report
         runtime.configure(config.seed, precision)
         runtime.reset_peak_rss()
@@ -146,14 +143,13 @@ def _train(
         report = {
             **metrics.evaluate(predict(model, stop.watch(batches), precision, world)),
             **report,
-            "peak_rss_bytes": world.largest(runtime.peak_rss_bytes()),
+            "peak_rss_bytes": world.all_reduce_max(runtime.peak_rss_bytes()),
             "device": str(device),
             "precision": precision,
             "processes": world.size,
         }
-        if world.writes:
+        if world.is_rank_zero:
             run.finish(report)
-            run_page(run.path)
         return report
 
 

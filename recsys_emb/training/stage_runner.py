@@ -20,6 +20,7 @@ from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.distributed.world import World
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, backend_registry
+from recsys_emb.embeddings.stages import Compact, Search, Stage, Train
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line, read_json, read_json_as, write_json
 from recsys_emb.models.base import CTRModel, build_model
@@ -27,9 +28,8 @@ from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import MODEL, Checkpoints, check, load_model
 from recsys_emb.training.run_dir import MetricsLog, NoLog, RunDir
 from recsys_emb.training.scoring import Scorer
-from recsys_emb.training.stages import Compact, Search, Stage, Train
 from recsys_emb.training.stop import StopMark
-from recsys_emb.training.trainer import Progress, Reporter, Trainer, predict
+from recsys_emb.training.trainer import Reporter, Trainer, TrainingState, predict
 
 
 @dataclass
@@ -99,8 +99,8 @@ class StageRunner:
                 outcomes.append(read_json_as(file, Outcome))
                 continue
             model = self._begin(number, model)
-            outcomes.append(self._carry_out(number, model))
-            if self.world.writes:
+            outcomes.append(self._run_stage(number, model))
+            if self.world.is_rank_zero:
                 write_json(file, asdict(outcomes[-1]))
         return model or self._result(len(self.stages) - 1), outcomes
 
@@ -110,21 +110,22 @@ class StageRunner:
         """The model that a stage starts with; ``model`` is the result of the one before, where it is in memory."""
         if number == 0:
             return self._new()
-        carry = self.stages[number].carry
-        if carry.best:
+        init = self.stages[number].init
+        if init.as_it_is:
             model = model or self._result(number - 1)
         else:
             # Only the form of the embedding goes on; its weights and the model's are older, or new.
             form = (model or self._result(number - 1)).embedding.backend
             torch.manual_seed(self._seed(number))
-            model = self._from(self._last_training(number)) if carry.weights else self._new()
+            model = self._from(self._last_training(number)) if init.weights else self._new()
             form.inherit(model.embedding.backend)
             model.embedding.backend = form
         torch.manual_seed(self._seed(number))
         return model
 
     def _new(self) -> CTRModel:
-        return self.world.adopt(build_model(self.config.model, self.dataset.schema, self.first())).to(self.device)
+        model = build_model(self.config.model, self.dataset.schema, self.first())
+        return self.world.prepare_model(model).to(self.device)
 
     def _from(self, training: str) -> CTRModel:
         """The model as a training started."""
@@ -157,7 +158,7 @@ class StageRunner:
 
     # -- the kinds of stages ------------------------------------------------------------------------------------------
 
-    def _carry_out(self, number: int, model: CTRModel) -> Outcome:
+    def _run_stage(self, number: int, model: CTRModel) -> Outcome:
         stage = self.stages[number]
         if isinstance(stage, Train):
             return self._train(number, stage, model)
@@ -184,18 +185,18 @@ class StageRunner:
     def _train(self, number: int, stage: Train, model: CTRModel) -> Outcome:
         checkpoints = Checkpoints(self.run.checkpoints(stage.name))
         initial = model.state_dict() if self._begins_again(number) else None  # collected from all processes
-        if self.world.writes:
+        if self.world.is_rank_zero:
             record_backend(self.run, stage.name, model.embedding.backend)
             if initial is not None:
                 checkpoints.save_initial(initial)
         del initial
-        self.world.diverge(self._seed(number))
+        self.world.seed_by_rank(self._seed(number))
         loaders = self._loader("train", shuffle=True), self._loader("valid")
         trainer = Trainer(model, self.config.training, *loaders, checkpoints, self.precision, self.world, self.stop)
-        if number and stage.carry.optimizer:
+        if number and stage.init.optimizer:
             best = Checkpoints(self.run.checkpoints(self._last_training(number))).best()
             assert best is not None
-            trainer.carry_optimizer(best)
+            trainer.load_optimizer(best)
         trainer.resume()
         with self._log(stage.name, trainer.progress) as log:
             p = trainer.fit(log, self.reporter)
@@ -211,14 +212,14 @@ class StageRunner:
             training_bytes=trainer.training_bytes(),
         )
 
-    def _log(self, stage: str, done: Progress) -> AbstractContextManager[MetricsLog]:
-        return self.run.log(stage, done.step, done.evaluated) if self.world.writes else nullcontext(NoLog())
+    def _log(self, stage: str, done: TrainingState) -> AbstractContextManager[MetricsLog]:
+        return self.run.log(stage, done.step, done.evaluated) if self.world.is_rank_zero else nullcontext(NoLog())
 
     def _begins_again(self, number: int) -> bool:
         """Whether a later stage starts from this training's initial weights."""
         later = enumerate(self.stages[number + 1 :], number + 1)
         name = self.stages[number].name
-        return any(s.carry.start == "initial" and self._last_training(i) == name for i, s in later)
+        return any(s.init.checkpoint == "initial" and self._last_training(i) == name for i, s in later)
 
     def _score(self, model: CTRModel, stage: Search, log: MetricsLog) -> Callable[[], float]:
         """What a search maximises; every call is logged."""
@@ -303,4 +304,5 @@ def stage_model(
         sized = backend.Config.model_validate(entry["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: no sizes of stage {stage!r} ({one_line(error)})") from None
-    return world.adopt(build_model(run.config.model, schema, world.build(backend, spec, sized, device))).to(device)
+    model = build_model(run.config.model, schema, world.build(backend, spec, sized, device))
+    return world.prepare_model(model).to(device)

@@ -28,7 +28,7 @@ from recsys_emb.training.stop import StopMark, Stopped
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Where a stage stands; everything that a resumed run needs besides tensors."""
 
     epoch: int = 0  # finished epochs
@@ -54,10 +54,10 @@ class Progress:
 class Reporter(Protocol):
     """Who is told how training goes, to show it."""
 
-    def step(self, progress: Progress, steps: int, loss: float) -> None:
+    def step(self, progress: TrainingState, steps: int, loss: float) -> None:
         """After a batch; ``steps`` is the most there can be."""
 
-    def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:
+    def evaluation(self, progress: TrainingState, figures: Mapping[str, float | None], best: bool) -> None:
         """After an evaluation on the validation split."""
 
     def warn(self, message: str) -> None:
@@ -103,12 +103,12 @@ class Trainer:
         self.stop = stop or StopMark()
         self.device = next(model.parameters()).device
         self.optimizer = ModelOptimizer(model, config)
-        self.progress = Progress(learning_rate=config.learning_rate)
+        self.progress = TrainingState(learning_rate=config.learning_rate)
         self.steps = min(config.epochs * len(train), config.max_steps or config.epochs * len(train))
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def fit(self, log: MetricsLog, reporter: Reporter) -> Progress:
+    def fit(self, log: MetricsLog, reporter: Reporter) -> TrainingState:
         """Trains until the epochs, the steps or the patience are used up, then loads the best weights.
 
         Raises:
@@ -155,7 +155,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> float:
         loss = self.loss(batch)
-        value = self.world.mean(loss.detach()).item()
+        value = self.world.all_reduce_mean(loss.detach()).item()
         p = self.progress
         if not math.isfinite(value):
             self.optimizer.discard()
@@ -165,7 +165,7 @@ class Trainer:
                 "lower training.learning_rate or set training.max_grad_norm"
             )
         loss.backward()
-        self.world.average(self.optimizer.copied)
+        self.world.average_gradients(self.optimizer.copied)
         self.backend.after_backward(p.step)
         self.optimizer.step()
         self.backend.after_step(p.step)
@@ -193,7 +193,7 @@ class Trainer:
 
     def _check_stop(self) -> None:
         """Raises Stopped on every process when one of them was asked."""
-        self.stop.signal = self.world.largest(self.stop.signal)
+        self.stop.signal = self.world.all_reduce_max(self.stop.signal)
         self.stop.check()
 
     def _warn_of_short_epochs(self, reporter: Reporter) -> None:
@@ -255,9 +255,9 @@ class Trainer:
         model, tensors = self.model.state_dict(), self.optimizer.state_dict()  # collected from all processes
         tensors |= self._random_state()
         best = None if p.best_auc is None else p.best_step
-        if self.world.writes:
+        if self.world.is_rank_zero:
             self.checkpoints.save(p.step, model, tensors, asdict(p), best)
-        self.world.wait()
+        self.world.barrier()
 
     def _random_state(self) -> dict[str, Tensor]:
         """Of dropout and whatever else draws while training, [W, bytes] over the processes."""
@@ -290,7 +290,7 @@ class Trainer:
             raise UserError(f"{folder / OPTIMIZER}: does not fit the run's config ({one_line(error)})") from None
         self.optimizer.set_learning_rate(p.learning_rate)
 
-    def carry_optimizer(self, folder: Path) -> None:
+    def load_optimizer(self, folder: Path) -> None:
         """Goes on with the optimizer of another stage's checkpoint, at this stage's learning rate."""
         check(folder, OPTIMIZER, STATE)
         tensors = load_tensors(folder / OPTIMIZER)
@@ -303,16 +303,16 @@ class Trainer:
     def training_bytes(self) -> int:
         """Parameters, buffers and optimizer state, of all processes."""
         tensors: list[Any] = [*self.model.parameters(), *self.model.buffers()]
-        return self.world.total(sum(t.nbytes for t in tensors) + self.optimizer.state_bytes())
+        return self.world.all_reduce_sum(sum(t.nbytes for t in tensors) + self.optimizer.state_bytes())
 
 
-def _read_progress(folder: Path) -> Progress:
+def _read_progress(folder: Path) -> TrainingState:
     """Raises UserError on a state with more or fewer facts than there are: defaults would be silent mistakes."""
     file = folder / STATE
-    differ = sorted(read_json(file).keys() ^ {f.name for f in fields(Progress)})
+    differ = sorted(read_json(file).keys() ^ {f.name for f in fields(TrainingState)})
     if differ:
         raise UserError(f"{file}: {differ[0]} is missing or unknown; go on with the version that wrote it (env.json)")
-    return read_json_as(file, Progress)
+    return read_json_as(file, TrainingState)
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend
 from recsys_emb.embeddings.tables import EmbeddingTable
-from recsys_emb.training.stages import Carry, Train
+from recsys_emb.embeddings.stages import InitFrom, Train
 
 
 class Config(BackendConfig):
@@ -39,7 +39,7 @@ class Modulo(EmbeddingBackend):
 
     @classmethod
     def stages(cls, config):
-        return Train("first"), Train("second", Carry(optimizer=True))
+        return Train("first"), Train("second", InitFrom(optimizer=True))
 '''
 
 

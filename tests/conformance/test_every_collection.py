@@ -21,7 +21,7 @@ from torchrec.models.dlrm import DLRM
 from recsys_emb.embeddings import make_embedding_bag_collection, make_embedding_collection
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.embeddings.posttraining import list_posttraining
-from recsys_emb.errors import OutOfReach, UserError
+from recsys_emb.errors import BudgetTooSmall, UserError
 from tests.conformance.cases import every_backend
 
 
@@ -283,12 +283,12 @@ def test_a_compacted_collection_of_several_widths_reaches_the_least_of_all(metho
     tables[2] = EmbeddingBagConfig(name="wide", embedding_dim=12, num_embeddings=5, feature_names=["f4"])
     trained = make_embedding_bag_collection(tables)
     stats = {t.name: np.ones(t.num_embeddings, int) for t in tables}
-    with pytest.raises(OutOfReach, match="cannot fit in 20 bytes") as caught:
+    with pytest.raises(BudgetTooSmall, match="cannot fit in 20 bytes") as caught:
         trained.compact(method, 20, stats)
     least = caught.value.least
     served = trained.compact(method, least, stats)
     assert stored(served) == served.serving_bytes() <= least
-    with pytest.raises(OutOfReach):
+    with pytest.raises(BudgetTooSmall):
         trained.compact(method, least - 1, stats)
 
 
@@ -319,11 +319,11 @@ def test_the_least_of_all_widths_together_is_reachable() -> None:
     tables = bag_configs()
     tables[2] = EmbeddingBagConfig(name="wide", embedding_dim=12, num_embeddings=5, feature_names=["f4"])
     for name in ("hash", "multi_hash", "qr"):
-        with pytest.raises(OutOfReach, match="cannot fit in 20 bytes") as caught:
+        with pytest.raises(BudgetTooSmall, match="cannot fit in 20 bytes") as caught:
             make_embedding_bag_collection(tables, name, budget=20)
         least = caught.value.least
         assert make_embedding_bag_collection(tables, name, budget=least).serving_bytes() <= least
-        with pytest.raises(OutOfReach):
+        with pytest.raises(BudgetTooSmall):
             make_embedding_bag_collection(tables, name, budget=least - 1)
 
 

@@ -19,7 +19,7 @@ from recsys_emb.errors import UserError
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import train
 from recsys_emb.training.runtime import quiet_torch
-from recsys_emb.training.trainer import Progress
+from recsys_emb.training.trainer import TrainingState
 
 SEEN = "seen.json"
 
@@ -46,7 +46,7 @@ class _Losses(Silent):
         self.seen: list[float] = []
         self.stop_at = stop_at
 
-    def step(self, progress: Progress, steps: int, loss: float) -> None:
+    def step(self, progress: TrainingState, steps: int, loss: float) -> None:
         self.seen.append(loss)
         if progress.step == self.stop_at:
             raise _Killed

@@ -27,7 +27,7 @@ from recsys_emb.search.run import run_search
 from recsys_emb.search.terminal import notes, quiet
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run_dir import load_run
-from recsys_emb.training.trainer import Progress
+from recsys_emb.training.trainer import TrainingState
 from tests.search.conftest import RATE, WIDTHS, MakeSearch
 
 
@@ -55,7 +55,7 @@ class Stops(Silent):
     def __init__(self, at: int, error: BaseException) -> None:
         self.at, self.error = at, error
 
-    def step(self, progress: Progress, steps: int, loss: float) -> None:
+    def step(self, progress: TrainingState, steps: int, loss: float) -> None:
         self.at -= 1
         if self.at == 0:
             raise self.error
@@ -203,10 +203,12 @@ def test_a_continued_trial_reports_no_evaluation_twice() -> None:
         trial = study.ask()
         trial.report(0.75, 512)
         reporter = TrialReporter(trial, Silent(), prunes=True)
-        reporter.evaluation(Progress(samples=512), {"auc": 0.1}, False)
+        reporter.evaluation(TrainingState(samples=512), {"auc": 0.1}, False)
         assert study.trials[1].intermediate_values == {512: 0.75}
         with pytest.raises(optuna.TrialPruned, match=r"AUC 0\.30000 after 1,024 rows"):
-            TrialReporter(study.ask(), Silent(), prunes=True).evaluation(Progress(samples=1024), {"auc": 0.3}, False)
+            TrialReporter(study.ask(), Silent(), prunes=True).evaluation(
+                TrainingState(samples=1024), {"auc": 0.3}, False
+            )
 
 
 def test_pareto_with_nsga2(make_search: MakeSearch, tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ class KillsOne(Silent):
     def __init__(self, mark: Path) -> None:
         self.mark = mark
 
-    def step(self, progress: Progress, steps: int, loss: float) -> None:
+    def step(self, progress: TrainingState, steps: int, loss: float) -> None:
         with suppress(FileExistsError):
             self.mark.touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -370,7 +372,7 @@ def test_one_search_a_folder(make_search: MakeSearch, tmp_path: Path) -> None:
     search, out = make_search("training.epochs=1", space=RATE), tmp_path / "out"
 
     class Second(Silent):
-        def step(self, progress: Progress, steps: int, loss: float) -> None:
+        def step(self, progress: TrainingState, steps: int, loss: float) -> None:
             with pytest.raises(UserError, match="another process is searching here"):
                 run(search, out, 1, resume=True)
 

@@ -22,7 +22,7 @@ from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run_dir import RunDir, load_run
-from recsys_emb.training.trainer import Progress, predict
+from recsys_emb.training.trainer import TrainingState, predict
 from tests.training.conftest import config_for
 
 
@@ -36,7 +36,7 @@ class KilledAt(Silent):
     def __init__(self, step: int) -> None:
         self.at = step
 
-    def step(self, progress: Progress, steps: int, loss: float) -> None:
+    def step(self, progress: TrainingState, steps: int, loss: float) -> None:
         if progress.step == self.at:
             raise Killed
 
@@ -45,7 +45,7 @@ class Evaluations(Silent):
     def __init__(self) -> None:
         self.seen: list[tuple[int, float, bool]] = []
 
-    def evaluation(self, progress: Progress, figures: Mapping[str, float | None], best: bool) -> None:
+    def evaluation(self, progress: TrainingState, figures: Mapping[str, float | None], best: bool) -> None:
         self.seen.append((progress.step, progress.learning_rate, best))
 
 
@@ -66,7 +66,7 @@ def test_a_run_folder_explains_itself(prepared: Path, tmp_path: Path) -> None:
     run = load_run(tmp_path / "run")
     assert run.config == config
     assert run.report == json.loads((tmp_path / "run/report.json").read_text()) == report
-    for name in ("env.json", "schema.json", "embedding.json", "metrics.jsonl", "report.html", "DONE"):
+    for name in ("env.json", "schema.json", "embedding.json", "metrics.jsonl", "DONE"):
         assert (run.path / name).is_file()
     assert list((run.path / "tensorboard").rglob("events.*"))
     keys = (

@@ -16,14 +16,14 @@ from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.backends.full import FullBackend
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, backend_registry
 from recsys_emb.embeddings.composed import OwnRows
+from recsys_emb.embeddings.stages import Compact, InitFrom, Search, Stage, Train
 from recsys_emb.embeddings.tables import EmbeddingTable, fill_uniform
 from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints, load_tensors
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run_dir import RunDir, load_run
 from recsys_emb.training.stage_runner import StageRunner
-from recsys_emb.training.stages import Carry, Compact, Search, Stage, Train
-from recsys_emb.training.trainer import Progress, Trainer
+from recsys_emb.training.trainer import Trainer, TrainingState
 
 DIM = 4
 
@@ -56,15 +56,15 @@ class Narrow(EmbeddingBackend[NarrowConfig]):
     @classmethod
     def stages(cls, config: BackendConfig) -> Sequence[Stage]:
         assert isinstance(config, NarrowConfig)
-        carry = {
-            "best": Carry(),
-            "initial": Carry(start="initial"),
-            "anew": Carry(weights=False),
-            "optimizer": Carry(optimizer=True),
+        init = {
+            "best": InitFrom(),
+            "initial": InitFrom(checkpoint="initial"),
+            "anew": InitFrom(weights=False),
+            "optimizer": InitFrom(optimizer=True),
         }[config.start]
         if config.start == "optimizer":
-            return Train("wide"), Train("again", carry)
-        return Train("wide"), Search(rows=config.rows), Train("narrow", carry), Compact()
+            return Train("wide"), Train("again", init)
+        return Train("wide"), Search(rows=config.rows), Train("narrow", init), Compact()
 
     def search(self, score: Callable[[], float], seed: int) -> Narrow:
         scores = {}
@@ -99,7 +99,7 @@ class KilledAt(Silent):
     def __init__(self, step: int) -> None:
         self.left = step
 
-    def step(self, progress: Progress, steps: int, loss: float) -> None:
+    def step(self, progress: TrainingState, steps: int, loss: float) -> None:
         self.left -= 1
         if self.left == 0:
             raise Killed
@@ -274,7 +274,7 @@ def test_killed_after_the_last_stage_only_the_report_is_missing(prepared: Path, 
 
 def test_impossible_stages_are_refused(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="goes with the best weights"):
-        Carry(optimizer=True, start="initial")
+        InitFrom(optimizer=True, checkpoint="initial")
     run = RunDir.create(tmp_path / "run", config_for(prepared), open_dataset(prepared))
     runner = runner_of(run)
     with pytest.raises(ValueError, match="names that differ"):

@@ -11,7 +11,7 @@ from recsys_emb.embeddings.base import (
     FieldReport,
     GroupSpec,
     Stats,
-    out_of_reach,
+    budget_too_small,
     register,
 )
 from recsys_emb.embeddings.composed import OwnRows, own_table
@@ -37,7 +37,7 @@ class FullBackend(EmbeddingBackend[BackendConfig]):
         cls, spec: GroupSpec, config: BackendConfig, budget: int | None = None, stats: Stats | None = None
     ) -> BackendConfig:
         if budget is not None and budget < spec.full_bytes:
-            raise out_of_reach("full", budget, spec.full_bytes)
+            raise budget_too_small("full", budget, spec.full_bytes)
         return config
 
     def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:

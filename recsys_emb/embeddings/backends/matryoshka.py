@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from recsys_emb.embeddings.backends.field_dim import FieldDimBackend, FieldDimConfig
-from recsys_emb.embeddings.base import FieldReport, GroupSpec, Stats, StorageItem, register
-from recsys_emb.embeddings.nested import Candidates, NestedPart
+from recsys_emb.embeddings.base import Candidates, FieldReport, GroupSpec, Stats, StorageItem, register
+from recsys_emb.embeddings.nested import NestedPart
 from recsys_emb.errors import UserError
 
 

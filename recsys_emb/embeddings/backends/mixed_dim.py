@@ -17,10 +17,10 @@ from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
 from recsys_emb.embeddings.composed import (
     ComposedBackend,
     check_length,
-    misfit,
     parts_by_width,
     per_id,
     projected_floats,
+    size_error,
     unsort,
     useful_width,
 )
@@ -126,9 +126,9 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
         for table, begins, widths in zip(spec.tables, starts, config.widths):
             rising = all(a < b for a, b in pairwise((*begins, table.num_embeddings)))
             if begins[:1] != (0,) or not rising:
-                raise misfit("starts", table, list(begins), f"0, then rising, below {table.num_embeddings:,}")
+                raise size_error("starts", table, list(begins), f"0, then rising, below {table.num_embeddings:,}")
             if len(widths) != len(begins) or not all(1 <= w <= spec.embedding_dim for w in widths):
-                raise misfit(
+                raise size_error(
                     "widths", table, list(widths), f"one of 1 to {spec.embedding_dim} for each of {len(begins)}"
                 )
 

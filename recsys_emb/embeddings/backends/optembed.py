@@ -24,9 +24,9 @@ from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part, per_i
 from recsys_emb.embeddings.evolution import Evolution, Widths
 from recsys_emb.embeddings.nested import NestedPart, by_width, narrow, widen
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
+from recsys_emb.embeddings.stages import InitFrom, Search, Stage, Train
 from recsys_emb.embeddings.tables import block_table
 from recsys_emb.errors import UserError
-from recsys_emb.training.stages import Carry, Search, Stage, Train
 
 
 class Found(BaseModel):
@@ -138,7 +138,7 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
         return (
             Train("supernet"),
             Search(rows=config.search_rows),
-            Train("retrain", Carry(start=config.retrain_from)),
+            Train("retrain", InitFrom(checkpoint=config.retrain_from)),
         )
 
     def param_groups(self) -> list[ParamGroup]:
@@ -325,7 +325,7 @@ class KeptPart(Part):
     @torch.no_grad()
     def take(self, net: Supernet) -> None:
         """The supernet's rows of the ids that keep theirs."""
-        ids = self.table.part(self.index.kept().cpu())
+        ids = self.table.shard(self.index.kept().cpu())
         shift = net.starts[self.tables] - self.starts  # from a table's place here to its place there
         at = ids + shift.index_select(0, torch.bucketize(ids.contiguous(), self.ends, right=True))
         rows = net.table(at.to(net.table.weight.device))

@@ -18,10 +18,10 @@ from recsys_emb.embeddings.composed import (
     Part,
     Transform,
     add,
-    misfit,
     multiply,
     own_parts,
     per_id,
+    size_error,
     starts_of,
 )
 from recsys_emb.embeddings.hashing import MAX_ROWS, hash_ids, seeds
@@ -111,7 +111,7 @@ class QRBackend(ComposedBackend[QRConfig]):
                 full = "" if spec.hashed else f"[{ids}], or "
                 count = min(max(2, partitions), MAX_PARTITIONS)
                 allowed = f"{full}{count} numbers from 1 to {max(2, ids):,} whose product is at least {ids:,}"
-                raise misfit("radices", table, list(radices), allowed)
+                raise size_error("radices", table, list(radices), allowed)
 
     @classmethod
     def least(cls, spec: GroupSpec, config: QRConfig, stats: Stats | None) -> int:

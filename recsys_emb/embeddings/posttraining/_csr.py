@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_emb.embeddings.base import EmbeddingBackend, out_of_reach
+from recsys_emb.embeddings.base import EmbeddingBackend, budget_too_small
 from recsys_emb.embeddings.posttraining.base import all_rows, narrowest
 
 BLOCK = 32
@@ -94,7 +94,7 @@ def fit_csr(
     room = rows * dim if budget is None else (budget - fixed) // per_value
     if room < 0:
         assert budget is not None
-        raise out_of_reach(method, budget, fixed)
+        raise budget_too_small(method, budget, fixed)
     above, ties, count = threshold(trained, min(room, rows * dim if wanted is None else wanted))
 
     device = trained.device

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from recsys_emb.embeddings.base import C, EmbeddingBackend, GroupSpec, Stats, out_of_reach
+from recsys_emb.embeddings.base import C, EmbeddingBackend, GroupSpec, Stats, budget_too_small
 from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes, checked_stats
 from recsys_emb.errors import UserError
 from recsys_emb.registry import Registry
@@ -51,7 +51,7 @@ class PostTraining(EmbeddingBackend[C]):
         """For methods of one size: raises UserError when it is above the budget."""
         needed = cls(spec, config, "meta").serving_bytes()
         if budget is not None and needed > budget:
-            raise out_of_reach(cls.name, budget, needed)
+            raise budget_too_small(cls.name, budget, needed)
 
 
 posttraining_registry: Registry[type[PostTraining[Any]]] = Registry(
@@ -91,7 +91,7 @@ def compress(
     limit = budget_bytes(budget, trained.spec.full_bytes)
     made = cls.fit(trained, config, limit, checked_stats(trained.spec, stats or {}))
     if limit is not None and made.serving_bytes() > limit:
-        raise out_of_reach(method, limit, made.serving_bytes())
+        raise budget_too_small(method, limit, made.serving_bytes())
     return made.eval()
 
 

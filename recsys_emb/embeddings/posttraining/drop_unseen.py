@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats, out_of_reach
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats, budget_too_small
 from recsys_emb.embeddings.composed import OwnRows, per_id, starts_of
 from recsys_emb.embeddings.posttraining.base import PostTraining, narrowest, register
 from recsys_emb.errors import UserError
@@ -85,7 +85,7 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
         kept = [kept_ids(c, least) for c in counts]
         listed, needed = _choose(spec, kept)
         if budget is not None and needed > budget:
-            raise out_of_reach(cls.name, budget, needed)
+            raise budget_too_small(cls.name, budget, needed)
         if not listed:
             kept = [np.arange(k[-1] + 1) for k in kept]
         sized = config.model_copy(update={"min_count": least, "rows": tuple(len(k) for k in kept), "listed": listed})
@@ -133,7 +133,7 @@ def _least_count(spec: GroupSpec, counts: Sequence[np.ndarray], budget: int | No
         return 1
     low, high = 1, int(max(c.max() for c in counts)) + 1
     if bytes_at(high) > budget:
-        raise out_of_reach(DropUnseen.name, budget, bytes_at(high))
+        raise budget_too_small(DropUnseen.name, budget, bytes_at(high))
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if bytes_at(middle) <= budget else (middle, high)

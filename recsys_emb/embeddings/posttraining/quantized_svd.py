@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats, out_of_reach
+from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats, budget_too_small
 from recsys_emb.embeddings.posttraining._affine import AffineRows, quantise
 from recsys_emb.embeddings.posttraining.base import PostTraining, register
 from recsys_emb.embeddings.posttraining.int4 import Int4Rows
@@ -141,5 +141,5 @@ def _rank(spec: GroupSpec, config: QuantizedSVDConfig, budget: int | None) -> in
 
     fitting = [rank for rank in range(1, dim + 1) if needed(rank) <= budget]
     if not fitting:
-        raise out_of_reach(QuantizedSVD.name, budget, needed(1))
+        raise budget_too_small(QuantizedSVD.name, budget, needed(1))
     return max(fitting)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_emb.embeddings.backends.low_rank import LowRankBackend, LowRankConfig
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats, out_of_reach
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats, budget_too_small
 from recsys_emb.embeddings.composed import Project, projected_floats, useful_width
 from recsys_emb.embeddings.posttraining.base import PostTraining, register
 from recsys_emb.errors import UserError
@@ -57,7 +57,7 @@ class SVDBackend(LowRankBackend, PostTraining[LowRankConfig]):
             floats = (budget if budget is not None else int(cls.default_ratio * spec.full_bytes)) // 4
             least = cls.least(spec, config, stats)
             if budget is not None and floats < least:
-                raise out_of_reach(cls.name, budget, 4 * least)
+                raise budget_too_small(cls.name, budget, 4 * least)
             config = config.model_copy(update={"ranks": tuple(allocate(spec, values, max(floats, least)))})
         made = cls(spec, cls.plan(spec, config, budget), trained.device)  # type: ignore[arg-type]
         made._take(trained, vectors)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recsys_emb.report.sizes import human_bytes
+from recsys_emb.sizes import human_bytes
 
 
 @pytest.mark.parametrize(

@@ -7,38 +7,38 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Carry:
-    """What goes on from the stages before.
+class InitFrom:
+    """What a stage is initialised from.
 
     Attributes:
-        weights: of model and embedding; without, they start anew.
-        optimizer: the state of the last training's optimizer; only where every shape stays as it was.
-        start: weights of the best evaluation so far, or those that the last training started with.
+        weights: take those of model and embedding from the stages before; without, they start anew.
+        optimizer: take the state of the last training's optimizer, too; only where every shape stays as it was.
+        checkpoint: weights of the best evaluation so far, or those that the last training started with.
     """
 
     weights: bool = True
     optimizer: bool = False
-    start: Literal["best", "initial"] = "best"
+    checkpoint: Literal["best", "initial"] = "best"
 
     def __post_init__(self) -> None:
-        if self.optimizer and not (self.weights and self.start == "best"):
-            raise ValueError("Carry: an optimizer's state goes with the best weights, not with others")
+        if self.optimizer and not self.as_it_is:
+            raise ValueError("InitFrom: an optimizer's state goes with the best weights, not with others")
 
     @property
-    def best(self) -> bool:
-        """The model goes on as it is."""
-        return self.weights and self.start == "best"
+    def as_it_is(self) -> bool:
+        """The model goes on as the stage before left it."""
+        return self.weights and self.checkpoint == "best"
 
 
 @dataclass(frozen=True)
 class Train:
     """Trains model and embedding as the run's config says, until its epochs or patience are used up.
 
-    The first stage of a run has nothing to carry: it starts from new weights.
+    The first stage of a run starts from new weights.
     """
 
     name: str = "train"
-    carry: Carry = Carry()
+    init: InitFrom = InitFrom()
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Search:
     """
 
     name: str = "search"
-    carry: Carry = Carry()
+    init: InitFrom = InitFrom()
     rows: int | None = None
 
 
@@ -58,7 +58,7 @@ class Compact:
     """Replaces the backend by its serving form."""
 
     name: str = "compact"
-    carry: Carry = Carry()
+    init: InitFrom = InitFrom()
 
 
 Stage = Train | Search | Compact
