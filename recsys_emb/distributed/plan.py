@@ -274,7 +274,7 @@ class _Vectors(EmbeddingTable):
     """Stands for a table of any size: notes what is looked up and gives zeros."""
 
     def __init__(self, table: EmbeddingTable) -> None:
-        super().__init__(0, table.weight.shape[1])
+        super().__init__(0, table.weight.shape[1], 0.0)
         self.num_rows, self.dim = table.num_rows, table.weight.shape[1]
         self.looked = self.distinct = 0
 
@@ -309,7 +309,7 @@ def _state_bytes(config: RunConfig, dim: int) -> int:
     if rule not in TABLE_OPTIMIZERS:
         allowed = ", ".join(TABLE_OPTIMIZERS)
         raise UserError(f"training.embedding_optimizer: {rule} keeps whole tables on every device; allowed: {allowed}")
-    return TABLE_OPTIMIZERS[rule](EmbeddingTable(1, dim, "meta"), lr=1.0, l2=0.0).state_bytes()
+    return TABLE_OPTIMIZERS[rule](EmbeddingTable(1, dim, 0.0, "meta"), lr=1.0, l2=0.0).state_bytes()
 
 
 def _forward(model: CTRModel, batch: Batch) -> tuple[int, int]:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from recsys_emb.allocator import huge_pages
 from recsys_emb.distributed.exchange import RowExchange
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.tables import EmbeddingTable
@@ -36,9 +37,10 @@ class ShardedTable(EmbeddingTable):
 
     def __init__(self, table: EmbeddingTable, device: torch.device) -> None:
         rank, world, whole = dist.get_rank(), dist.get_world_size(), table.num_rows
-        super().__init__(len(range(rank, whole, world)), table.weight.shape[1], device)
+        super().__init__(whole, table.weight.shape[1], table.init, "meta")
+        rows = torch.empty(len(range(rank, whole, world)), table.weight.shape[1], device=device)
+        self.weight = nn.Parameter(huge_pages(rows))
         self.rank, self.world = rank, world
-        self.num_rows, self.blocks = whole, table.blocks
         self.per_rank = -(-whole // world)
         self._exchange = RowExchange(self.per_rank * self.world, self.weight.shape[1], super().forward, device)
 
@@ -74,10 +76,10 @@ class ShardedTable(EmbeddingTable):
     def reset_parameters(self) -> None:
         """The values that the whole table would have got, from the same random numbers."""
         start = 0
-        for block in self.blocks:
-            for first in range(0, block.rows, CHUNK_ROWS):
-                rows = torch.empty(min(CHUNK_ROWS, block.rows - first), self.weight.shape[1])
-                block.fill(rows)
+        for part in self.init:
+            for first in range(0, part.rows, CHUNK_ROWS):
+                rows = torch.empty(min(CHUNK_ROWS, part.rows - first), self.weight.shape[1])
+                part.fill(rows)
                 skip = (self.rank - start) % self.world
                 mine = rows[skip :: self.world]
                 at = (start + skip) // self.world

@@ -14,7 +14,7 @@ from recsys_emb.allocator import huge_pages
 
 @dataclass(frozen=True)
 class RowInit:
-    """Consecutive rows of a table that start alike.
+    """How consecutive rows of a table start.
 
     Attributes:
         rows: how many.
@@ -27,7 +27,7 @@ class RowInit:
     init_fn: Callable[[Tensor], Tensor | None] | None = None
 
     def fill(self, weight: Tensor) -> None:
-        """Gives rows of the block their initial values, in place; all at once or piece after piece."""
+        """Gives these rows their initial values, in place; all at once or piece after piece."""
         if self.init_fn is None:
             fill_uniform(weight, self.std)
         else:
@@ -35,25 +35,36 @@ class RowInit:
 
 
 class EmbeddingTable(nn.Module):
-    """[num_rows, dim] floats.
+    """[num_rows, dim] floats, filled when they are made unless on the meta device.
+
+    Args:
+        num_rows, dim: its shape.
+        init: the standard deviation that all rows start with, or how its ranges of rows start, one after another.
+        device: where the rows are made; ``meta`` allocates nothing.
 
     Attributes:
         weight: the rows.
         num_rows: how many rows the table has; ``weight`` holds fewer where several processes share them.
-        blocks: how the rows are filled at the start.
+        init: how the rows start, range by range.
         sparse_grad: gradients are sparse COO (what row-wise optimizers need) instead of dense (what ``torch.optim``'s
             Adam and TorchRec's unsharded collections have). The trainer turns it on.
         before_lookup: called with the row numbers before they are gathered in training; an optimizer that defers
             updates of untouched rows brings these rows up to date here.
     """
 
-    def __init__(self, num_rows: int, dim: int, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, num_rows: int, dim: int, init: float | Sequence[RowInit], device: torch.device | str | None = None
+    ) -> None:
         super().__init__()
         self.num_rows = num_rows
-        self.blocks: list[RowInit] = []
+        self.init = [RowInit(num_rows, init)] if isinstance(init, (int, float)) else list(init)
+        if sum(part.rows for part in self.init) != num_rows:
+            raise ValueError(f"init says how {sum(part.rows for part in self.init)} rows start, there are {num_rows}")
         self.weight = nn.Parameter(huge_pages(torch.empty(num_rows, dim, device=device)))
         self.sparse_grad = False
         self.before_lookup: Callable[[Tensor], None] | None = None
+        if not self.weight.is_meta:
+            self.reset_parameters()
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows int64 [...] -> float [..., dim]."""
@@ -63,9 +74,9 @@ class EmbeddingTable(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Fills the rows, block by block."""
-        for rows, block in zip(self.weight.split([b.rows for b in self.blocks]), self.blocks):
-            block.fill(rows)
+        """Gives all rows their initial values anew."""
+        for rows, part in zip(self.weight.split([part.rows for part in self.init]), self.init):
+            part.fill(rows)
 
     def shard(self, values: Tensor) -> Tensor:
         """The entries of this process's rows, given a tensor with an entry for every row of the table."""
@@ -94,8 +105,5 @@ def block_table(
     init_fns: Sequence[Callable[[Tensor], Tensor | None] | None] | None = None,
 ) -> EmbeddingTable:
     """Blocks of rows one after another, each filled at its own scale, or by its own function where it has one."""
-    table = EmbeddingTable(sum(sizes), dim, device)
-    table.blocks = [RowInit(*of) for of in zip(sizes, stds, init_fns or [None] * len(sizes))]
-    if table.weight.device.type != "meta":
-        table.reset_parameters()
-    return table
+    init = [RowInit(*part) for part in zip(sizes, stds, init_fns or [None] * len(sizes))]
+    return EmbeddingTable(sum(sizes), dim, init, device)

@@ -43,8 +43,8 @@ from recsys_emb.training.checkpoint import load_tensors
 from recsys_emb.training.trainer import predict
 from recsys_emb.validation import explain
 
-FORMAT_VERSION = 2
-"""2: narrow rows are kept divided by a factor of their width (embeddings/nested.py)."""
+FORMAT_VERSION = 3
+"""3: narrow rows are kept as they are; 2 divided them by a factor of their width."""
 EMBEDDING, DENSE, MANIFEST, REPORT = "embedding.safetensors", "dense.safetensors", "artifact.json", "report.json"
 BACKEND_PREFIX = "embedding.backend."
 """Of the keys of a model's ``state_dict`` that belong to the embedding."""

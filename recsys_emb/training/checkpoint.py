@@ -30,8 +30,8 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import fsync, read_json, write_json
 from recsys_emb.validation import explain
 
-FORMAT_VERSION: Final = 2
-"""2: narrow rows are kept divided by a factor of their width (embeddings/nested.py)."""
+FORMAT_VERSION: Final = 3
+"""3: narrow rows are kept as they are; 2 divided them by a factor of their width."""
 MODEL: Final = "model.safetensors"
 OPTIMIZER: Final = "optimizer.safetensors"
 STATE: Final = "state.json"
@@ -51,7 +51,7 @@ class _File(_Strict):
 
 
 class _Manifest(_Strict):
-    format_version: Literal[2]
+    format_version: Literal[3]
     best: int | None = Field(ge=0)
     files: dict[Literal["model.safetensors", "optimizer.safetensors", "state.json"], _File]
 

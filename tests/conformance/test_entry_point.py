@@ -31,8 +31,7 @@ class Modulo(EmbeddingBackend):
 
     def __init__(self, spec, config, device=None):
         super().__init__(spec, config, device)
-        self.table = EmbeddingTable(config.rows, spec.embedding_dim, device)
-        torch.nn.init.normal_(self.table.weight, std=0.01)
+        self.table = EmbeddingTable(config.rows, spec.embedding_dim, spec.tables[0].init_std, device)
 
     def lookup(self, ids, counts):
         return self.table(ids % self.config.rows)

@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
 def test_checkpoints_of_another_version_are_not_passed_over(checkpoints: Checkpoints) -> None:
     forge(lambda t: t.update(format_version=1))(checkpoints.folder(25))
     for read in (checkpoints.last, checkpoints.best):
-        with pytest.raises(UserError, match="25: a checkpoint of format 1, this version reads 2; go on with"):
+        with pytest.raises(UserError, match="25: a checkpoint of format 1, this version reads 3; go on with"):
             read()
     assert kept(checkpoints) == [15, 20, 25]
 

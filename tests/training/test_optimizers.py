@@ -21,7 +21,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def make_table(rows: int, dim: int, seed: int = 0) -> EmbeddingTable:
-    table = EmbeddingTable(rows, dim)
+    table = EmbeddingTable(rows, dim, 0.01)
     torch.nn.init.normal_(table.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
     return table
 

@@ -46,7 +46,7 @@ class Narrow(EmbeddingBackend[NarrowConfig]):
         super().__init__(spec, config, device)
         self.width = config.width or spec.embedding_dim
         self.rows_of = OwnRows([t.num_embeddings for t in spec.tables])
-        self.table = EmbeddingTable(spec.num_embeddings, self.width, device)
+        self.table = EmbeddingTable(spec.num_embeddings, self.width, 0.01, device)
         fill_uniform(self.table.weight, 0.01)
 
     def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:

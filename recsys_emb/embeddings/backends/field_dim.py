@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
 from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part
-from recsys_emb.embeddings.nested import by_width, narrow, widen
-from recsys_emb.embeddings.tables import block_table
+from recsys_emb.embeddings.nested import by_width, narrow, narrow_init, widen
+from recsys_emb.embeddings.tables import EmbeddingTable
 from recsys_emb.errors import UserError
 
 
@@ -98,8 +98,8 @@ class PaddedPart(Part):
         chosen = [spec.tables[t] for t in tables]
         sizes = [t.num_embeddings for t in chosen]
         rows = sizes if width else [0] * len(sizes)
-        stds, init_fns = [t.init_std for t in chosen], [t.init_fn for t in chosen]
-        table = block_table(rows, spec.columns(width), stds, device, init_fns)
+        init = [narrow_init(t, n, width, spec.vector_dim) for t, n in zip(chosen, rows)]
+        table = EmbeddingTable(sum(rows), spec.columns(width), init, device)
         form = "full" if width == spec.vector_dim else "padded" if width else "left out"
         super().__init__(tables, OwnRows(sizes), table, form=form, rows=rows)
         self.width, self.dim, self.vector_dim = width, spec.embedding_dim, spec.vector_dim
