@@ -175,24 +175,24 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
     # -- the one method a backend must have ---------------------------------------------------------------------------
 
     @abstractmethod
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         """Embeds ids.
 
         Args:
             ids: int64 [N], each table's own ids (0..num_embeddings-1), table-major.
-            counts: int64 [T], on the CPU: how many of the ids belong to each table of the group.
+            counts: T numbers: how many of the ids belong to each table of the group.
 
         Returns:
             float [N, embedding_dim].
         """
 
-    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         """``lookup`` after a check of the ids. Raises IndexError naming table, id and size."""
         self._check_ids(ids, counts)
         return self.lookup(ids, counts)
 
-    def _check_ids(self, ids: Tensor, counts: Tensor) -> None:
-        for table, part in zip(self.spec.tables, ids.split(counts.tolist())):
+    def _check_ids(self, ids: Tensor, counts: Sequence[int]) -> None:
+        for table, part in zip(self.spec.tables, ids.split(list(counts))):
             if len(part):
                 low, high = (int(x) for x in torch.aminmax(part))
                 if low < 0 or high >= table.num_embeddings:
@@ -295,7 +295,7 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         spec = self.spec.tables[table]
         if spec.hashed:
             raise UserError(f"table {spec.name!r}: its ids are 63-bit hashes, so its rows cannot be listed")
-        counts = torch.zeros(len(self.spec.tables), dtype=torch.int64)
+        counts = [0] * len(self.spec.tables)
         was_training = self.training
         self.eval()
         try:

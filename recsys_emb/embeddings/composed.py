@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, ClassVar, cast
 
 import torch
@@ -27,16 +28,19 @@ from recsys_emb.embeddings.hashing import hash_ids
 from recsys_emb.embeddings.tables import EmbeddingTable, block_table, fill_uniform
 from recsys_emb.errors import UserError
 
-Transform = Callable[[Tensor, Tensor], Tensor]
-"""ids int64 [n], table-major, and counts int64 [K] -> row numbers int64 [n] or [n, P]."""
+Transform = Callable[[Tensor, Sequence[int]], Tensor]
+"""ids int64 [n], table-major, and the K tables' counts -> row numbers int64 [n] or [n, P]."""
 
-Combiner = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""gathered rows [n, W] or [n, P, W], ids [n], counts [K] -> float [n, D]."""
+Combiner = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
+"""gathered rows [n, W] or [n, P, W], ids [n], the K tables' counts -> float [n, D]."""
 
 
-def per_id(values: Tensor, counts: Tensor, ids: Tensor) -> Tensor:
+def per_id(values: Tensor, counts: Sequence[int], ids: Tensor) -> Tensor:
     """Each table's value, repeated for its ids: [K] -> [n] on the ids' device."""
-    return values.to(ids.device).repeat_interleave(counts.to(ids.device), output_size=len(ids))
+    values = values.to(ids.device)
+    if len(set(counts)) == 1:
+        return values[:, None].expand(len(counts), counts[0]).reshape(-1)
+    return torch.cat([value.expand(n) for value, n in zip(values.unbind(), counts)])
 
 
 # -- id transforms ----------------------------------------------------------------------------------------------------
@@ -54,7 +58,7 @@ class OwnRows:
     def __init__(self, sizes: Sequence[int]) -> None:
         self.starts = starts_of(sizes)
 
-    def __call__(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return ids + per_id(self.starts, counts, ids)
 
 
@@ -70,7 +74,7 @@ class HashedRows:
     def __init__(self, rows: Tensor, starts: Tensor, seeds: Tensor) -> None:
         self.rows, self.starts, self.seeds = rows, starts, seeds
 
-    def __call__(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows, starts = per_id(self.rows, counts, ids), per_id(self.starts, counts, ids)
         probes = [hash_ids(ids, rows, per_id(seed, counts, ids)) + starts for seed in self.seeds.unbind(1)]
         return torch.stack(probes, dim=1)
@@ -79,16 +83,16 @@ class HashedRows:
 # -- combiners --------------------------------------------------------------------------------------------------------
 
 
-def first(rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+def first(rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
     """One row of D columns per id, as it is."""
     return rows.flatten(1)
 
 
-def add(rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+def add(rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
     return rows.sum(1)
 
 
-def multiply(rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+def multiply(rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
     out, *others = rows.unbind(1)
     for other in others:
         out = out * other
@@ -101,7 +105,7 @@ class Concat:
     def __init__(self, dim: int) -> None:
         self.dim = dim
 
-    def __call__(self, rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return rows.flatten(1)[:, : self.dim]
 
 
@@ -116,14 +120,11 @@ class Project(nn.Module):
     def reset_parameters(self) -> None:
         fill_uniform(self.weight, self.weight.shape[1] ** -0.5)
 
-    def forward(self, rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
-        sizes = counts.tolist()
+    def forward(self, rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
         with torch.autocast(rows.device.type, enabled=False):  # vectors are fp32 whatever the dense part uses
-            if len(set(sizes)) == 1:
-                return torch.bmm(rows.view(len(sizes), sizes[0], rows.shape[1]), self.weight).flatten(0, 1)
-            return torch.cat(
-                [r @ w for r, w in zip(rows.split(sizes), self.weight) if len(r)] or [rows @ self.weight[0]]
-            )
+            if len(set(counts)) == 1:
+                return torch.bmm(rows.view(len(counts), counts[0], rows.shape[1]), self.weight).flatten(0, 1)
+            return torch.cat([r @ w for r, w in zip(rows.split(list(counts)), self.weight)])
 
 
 class _Unsort(torch.autograd.Function):
@@ -177,8 +178,8 @@ class Part(nn.Module):
         self.transform, self.table, self.combine = transform, table, combine
         self.form, self.rows, self.combiner_floats = form, rows, combiner_floats or [0] * len(self.tables)
 
-    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
-        """ids int64 [n], table-major, counts int64 [K] -> float [n, D]."""
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
+        """ids int64 [n], table-major, and the K tables' counts -> float [n, D]."""
         return self.combine(self.table(self.transform(ids, counts)), ids, counts)
 
     def report(self, ids: Sequence[int], names: Sequence[str]) -> list[FieldReport]:
@@ -206,23 +207,22 @@ class ComposedBackend(EmbeddingBackend[C]):
 
     parts: nn.ModuleDict
 
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         order = [t for part in self._parts() for t in part.tables]
         if order == sorted(order):
             return _cat(self.embed(ids, counts))
-        sizes = counts.tolist()
-        pieces = ids.split(sizes)
-        vectors = self.embed(torch.cat([pieces[t] for t in order]), counts[order])
+        pieces = ids.split(list(counts))
+        vectors = self.embed(torch.cat([pieces[t] for t in order]), [counts[t] for t in order])
         out = dict[int, Tensor]()
         for part, rows in zip(self._parts(), vectors):
-            out.update(zip(part.tables, rows.split([sizes[t] for t in part.tables])))
+            out.update(zip(part.tables, rows.split([counts[t] for t in part.tables])))
         return torch.cat([out[t] for t in range(len(out))])
 
-    def embed(self, ids: Tensor, counts: Tensor) -> list[Tensor]:
+    def embed(self, ids: Tensor, counts: Sequence[int]) -> list[Tensor]:
         """Each part's vectors, for ids and counts that come part by part."""
-        parts = self._parts()
-        of_part = counts.split([len(part.tables) for part in parts])
-        pieces = ids.split([int(c.sum()) for c in of_part])
+        parts, rest = self._parts(), iter(counts)
+        of_part = [list(islice(rest, len(part.tables))) for part in parts]
+        pieces = ids.split([sum(c) for c in of_part])
         return [part(piece, c) for part, piece, c in zip(parts, pieces, of_part)]
 
     def _parts(self) -> list[Part]:

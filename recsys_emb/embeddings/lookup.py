@@ -99,7 +99,7 @@ def lookup_features(
         if weights is not None:
             parts = weights.split(per_key)
             weights = torch.cat([parts[i] for i in order])
-    counts = torch.zeros(len(backend.spec.tables), dtype=torch.int64)
+    counts = [0] * len(backend.spec.tables)
     for feature, n in zip(features, splits):
         counts[feature.table] += n
     return LookupResult(backend(ids.long(), counts), lengths, ids, weights, splits)

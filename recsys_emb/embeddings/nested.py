@@ -76,11 +76,11 @@ class NestedPart(Part):
         """Bytes of tables cut to these widths."""
         return sum(4 * n * self.spec.columns(w) for n, w in zip(self.sizes, widths))
 
-    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows = self.table(self.transform(ids, counts))  # [n, D]
         return rows * self.kept_columns(ids, counts)
 
-    def kept_columns(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def kept_columns(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         """bool [n, D]."""
         if self.training:
             drawn = torch.randint(len(self.choices), ids.shape, device=ids.device)

@@ -128,7 +128,7 @@ def test_a_lookup_gives_each_ids_row_whatever_the_counts(
 ) -> None:
     backend, rows = with_rows
     flat = torch.tensor([x for table in ids for x in table], dtype=torch.int64)
-    out = backend(flat, torch.tensor([len(x) for x in ids]))
+    out = backend(flat, [len(x) for x in ids])
     assert out.dtype == torch.float32
     assert out.shape == (len(flat), 16)
     expected = torch.cat([rows[t][torch.tensor(x, dtype=torch.int64)] for t, x in enumerate(ids)])
@@ -139,7 +139,7 @@ def test_a_lookup_gives_each_ids_row_whatever_the_counts(
 @pytest.mark.parametrize(("table", "bad"), [(0, 700), (0, -1), (3, 2000), (4, 1), (3, 2**63 - 1)])
 def test_an_id_out_of_range_names_table_id_and_size(name: str, options: dict[str, Any], table: int, bad: int) -> None:
     backend = build(name, options)
-    counts = torch.zeros(len(SIZES), dtype=torch.int64)
+    counts = [0] * len(SIZES)
     counts[table] = 2
     with pytest.raises(IndexError, match=rf"'t{table}': id {bad} is outside 0\.\.{SIZES[table] - 1}$"):
         backend(torch.tensor([0, bad]), counts)
@@ -159,7 +159,7 @@ def test_a_step_costs_what_the_batch_costs(name: str, options: dict[str, Any]) -
             module.sparse_grad = True
     ids = torch.cat([torch.randint(0, t.num_embeddings, (20,)) for t in spec.tables])
     with Largest(backend) as largest:
-        loss = backend(ids, torch.tensor([20, 20, 20])).square().sum()
+        loss = backend(ids, [20, 20, 20]).square().sum()
         if (aux := backend.aux_loss()) is not None:
             loss = loss + aux
         loss.backward()
@@ -195,7 +195,7 @@ def test_hashed_ids_are_served_within_bytes_or_refused_in_one_line(name: str) ->
     cls, config = plan_backend(name, HASHED, 100_000, None, options)
     backend = cls(HASHED, config)
     assert 90_000 < backend.serving_bytes() <= 100_000
-    out = backend(torch.tensor([0, 2**62, 2**63 - 2, 5, 5]), torch.tensor([2, 1, 2]))
+    out = backend(torch.tensor([0, 2**62, 2**63 - 2, 5, 5]), [2, 1, 2])
     assert out.shape == (5, 16)
     assert torch.equal(out[3], out[4])
     assert len(out.unique(dim=0)) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def test_a_backend_that_does_not_look_at_the_budget_is_held_to_it(monkeypatch: p
             super().__init__(spec, config, device)
             self.weight = nn.Parameter(torch.zeros(25, spec.embedding_dim, device=device))
 
-        def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+        def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
             return self.weight[ids % 25]
 
     monkeypatch.setitem(backend_registry._entries, "fixed", Fixed)

@@ -40,8 +40,8 @@ good = pytest.mark.parametrize(("name", "options", "floats"), GOOD)
 def test_sizes_that_fit_are_taken(name: str, options: dict[str, Any], floats: int) -> None:
     cls, config = plan_backend(name, SPEC, options=options)
     backend = cls(SPEC, config)
-    counts = torch.tensor([t.num_embeddings for t in SPEC.tables])
-    vectors = backend.eval().lookup(torch.cat([torch.arange(n) for n in counts.tolist()]), counts)
+    counts = [t.num_embeddings for t in SPEC.tables]
+    vectors = backend.eval().lookup(torch.cat([torch.arange(n) for n in counts]), counts)
     assert vectors.shape == (137, 8)
     assert backend.serving_bytes() == 4 * floats
 

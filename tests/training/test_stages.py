@@ -49,7 +49,7 @@ class Narrow(EmbeddingBackend[NarrowConfig]):
         self.table = EmbeddingTable(spec.num_embeddings, self.width, 0.01, device)
         fill_uniform(self.table.weight, 0.01)
 
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows = self.table(self.rows_of(ids, counts))[:, : self.width]
         return torch.nn.functional.pad(rows, (0, self.spec.embedding_dim - self.width))
 

@@ -104,7 +104,7 @@ class PaddedPart(Part):
         super().__init__(tables, OwnRows(sizes), table, form=form, rows=rows)
         self.width, self.dim, self.vector_dim = width, spec.embedding_dim, spec.vector_dim
 
-    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         if not self.width:
             return self.table.weight.new_zeros(len(ids), self.dim)
         return widen(super().forward(ids, counts), self.width, self.vector_dim)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ class FullBackend(EmbeddingBackend[BackendConfig]):
             raise budget_too_small("full", budget, spec.full_bytes)
         return config
 
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return self.table(self.rows_of(ids, counts))
 
     def describe(self) -> list[FieldReport]:

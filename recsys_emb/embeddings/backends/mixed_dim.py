@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -93,7 +93,7 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
         per_table = torch.tensor([len(s) for s in starts])
         self.first_block = per_table.cumsum(0) - per_table
 
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         if len(self.blocks) == len(self.spec.tables):
             return super().lookup(ids, counts)
         block = per_id(self.first_block, counts, ids)
@@ -102,7 +102,7 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
         small = torch.uint8 if len(self.blocks) < 256 else torch.int32  # sorts faster
         number = self.numbers.to(ids.device, small).index_select(0, block)
         order = number.argsort(stable=True)
-        block_counts = torch.bincount(number, minlength=len(self.blocks)).cpu()
+        block_counts = torch.bincount(number, minlength=len(self.blocks)).tolist()
         inside = ids.index_select(0, order) - per_id(self.begins, block_counts, ids)
         return unsort(torch.cat(self.embed(inside, block_counts)), order)
 

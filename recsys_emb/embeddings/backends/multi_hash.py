@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -112,6 +114,6 @@ class Importance(nn.Module):
         self.table = block_table([sum(ids)], probes, [0.0], device, [nn.init.ones_])
         self.transform = OwnRows(ids)
 
-    def forward(self, rows: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
         weights = self.table(self.transform(ids, counts))
         return (rows * weights[..., None]).sum(1)  # a product would run in bf16 under autocast

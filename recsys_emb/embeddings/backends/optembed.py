@@ -228,7 +228,7 @@ class Supernet(NestedPart):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.thresholds)
 
-    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows = self.table(self.transform(ids, counts))  # [n, D]
         margin = l1_norms(rows) - per_id(self.thresholds, counts, ids)
         keep = LongTailStep.apply(margin) if self.training else (margin > self.cut).to(rows.dtype)
@@ -331,7 +331,7 @@ class KeptPart(Part):
         rows = net.table(at.to(net.table.weight.device))
         self.table.weight.copy_(narrow(rows, self.width, self.vector_dim))
 
-    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows, found = self.index(self.transform(ids, counts))
         weight = self.table.weight
         vectors = self.table(rows) if self.index.rows else weight.new_zeros(len(ids), weight.shape[1])

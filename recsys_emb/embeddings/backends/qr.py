@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -210,7 +211,7 @@ class MixedRadix:
         self.radices = radices
         self.starts = starts_of(radices.flatten().tolist()).view_as(radices)
 
-    def __call__(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows, rest = [], ids
         *first, last = range(self.radices.shape[1])
         for j in first:  # integer division only: floats would merge ids above 2^24
@@ -228,5 +229,5 @@ class Bucketed:
     def __init__(self, buckets: int, seeds: Tensor, then: Transform) -> None:
         self.buckets, self.seeds, self.then = buckets, seeds, then
 
-    def __call__(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return self.then(hash_ids(ids, self.buckets, per_id(self.seeds, counts, ids)), counts)

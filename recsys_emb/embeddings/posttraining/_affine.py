@@ -57,7 +57,7 @@ class AffineRows(PostTraining[AffineConfig]):
         if config.range == "affine":
             self.register_buffer("bias", torch.empty(n, dtype=dtype, device=device))
 
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows = self.rows_of(ids, counts)
         codes = self.unpack(self.codes.index_select(0, rows), self.spec.embedding_dim)
         scale = self.scale.index_select(0, rows).float()[:, None]

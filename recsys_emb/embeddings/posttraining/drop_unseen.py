@@ -57,7 +57,7 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
         if config.listed:
             self.register_buffer("ids", torch.empty(total, dtype=_id_type(spec), device=device))
 
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         starts = per_id(self.starts, counts, ids)
         if self.config.listed:
             listed = self.get_buffer("ids")

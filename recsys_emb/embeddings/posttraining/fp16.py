@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -29,7 +30,7 @@ class HalfRows(PostTraining[BackendConfig]):
 
     values: Tensor
 
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return F.embedding(self.rows_of(ids, counts), self.values).float()
 
     @classmethod

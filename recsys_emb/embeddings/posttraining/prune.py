@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -58,7 +59,7 @@ class Pruned(PostTraining[PruneConfig]):
             self.stored = RowsColumns(sizes, spec.embedding_dim, config.kept, config.widths, device)
         self.tables = torch.arange(len(sizes))
 
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return self.stored(self.rows_of(ids, counts), per_id(self.tables, counts, ids))
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -52,8 +53,8 @@ class QuantizedSVD(PostTraining[QuantizedSVDConfig]):
             else:
                 self.register_buffer(f"rows_{t}", torch.empty(n, dim, device=device))
 
-    def lookup(self, ids: Tensor, counts: Tensor) -> Tensor:
-        return torch.cat([self._table(t, part) for t, part in enumerate(ids.split(counts.tolist()))])
+    def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
+        return torch.cat([self._table(t, part) for t, part in enumerate(ids.split(list(counts)))])
 
     def _table(self, t: int, ids: Tensor) -> Tensor:
         bits, rank = self.config.bits, self.config.rank

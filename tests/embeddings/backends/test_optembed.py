@@ -70,7 +70,7 @@ def test_gradients_are_those_of_the_surrogate(spec: GroupSpec) -> None:
     net = backend.supernet
     assert net is not None
     torch.nn.init.normal_(net.table.weight, std=0.03)  # no value near the kink of |x|
-    ids, counts = torch.tensor([3, 7, 7, 0, 4, 100, 2]), torch.tensor([3, 2, 2])
+    ids, counts = torch.tensor([3, 7, 7, 0, 4, 100, 2]), [3, 2, 2]
     scale = torch.randn(len(ids), spec.embedding_dim, dtype=torch.float64)
     torch.manual_seed(5)
     out = backend(ids, counts)
@@ -82,8 +82,8 @@ def test_gradients_are_those_of_the_surrogate(spec: GroupSpec) -> None:
 
     table = net.table.weight.detach().clone()
     thresholds = net.thresholds.detach().clone()
-    starts = torch.tensor([0, 900, 905]).repeat_interleave(counts)
-    of = torch.arange(3).repeat_interleave(counts)
+    starts = torch.tensor([0, 900, 905]).repeat_interleave(torch.tensor(counts))
+    of = torch.arange(3).repeat_interleave(torch.tensor(counts))
     margin0 = table[ids + starts].abs().sum(1) - thresholds[of]
 
     def loss(table: Tensor, thresholds: Tensor) -> float:
@@ -124,7 +124,7 @@ def test_widths_are_nested_and_uniform(spec: GroupSpec) -> None:
     with torch.no_grad():
         net.table.weight.fill_(1.0)
     ids = torch.zeros(16_000, dtype=torch.int64)
-    out = backend(ids, torch.tensor([16_000, 0, 0]))
+    out = backend(ids, [16_000, 0, 0])
     vectors = out[:, :8]
     widths = vectors.sum(1).long()
     assert torch.equal(vectors, (torch.arange(8) < widths[:, None]).float())  # a prefix of the columns
@@ -297,7 +297,7 @@ def test_no_step_makes_a_tensor_of_the_vocabularys_size() -> None:
     for part in kept.parts.values():
         part.table.sparse_grad = True
         assert part.index.kind == "bitmap"
-    ids, counts = torch.randint(100_000, (60,)), torch.tensor([30, 30])
+    ids, counts = torch.randint(100_000, (60,)), [30, 30]
     with Largest(kept) as largest:
         kept(ids, counts).square().sum().backward()
     assert 240 <= largest.numel < 5000

@@ -76,7 +76,7 @@ def test_a_lookup_gives_each_ids_row_whatever_the_counts(name: str, options: dic
     generator = np.random.default_rng(0)
     for counts in ([3, 0, 2, 5, 1], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0], [400, 3, 50, 900, 1]):
         ids = [torch.from_numpy(generator.integers(0, n, c)) for n, c in zip(SIZES, counts)]
-        out = made(torch.cat(ids), torch.tensor(counts))
+        out = made(torch.cat(ids), counts)
         assert out.dtype == torch.float32
         assert out.shape == (sum(counts), DIM)
         torch.testing.assert_close(out, torch.cat([rows[i] for rows, i in zip(whole, ids)]))
@@ -122,7 +122,7 @@ def test_any_trained_backend_will_do(name: str, options: dict[str, Any], backend
     torch.manual_seed(0)
     cls, config = plan_backend(backend, SPEC, None, STATS)
     made = compress(cls(SPEC, config).eval(), name, stats=STATS, options=options)
-    assert made.lookup(torch.tensor([0]), torch.tensor([1, 0, 0, 0, 0])).shape == (1, DIM)
+    assert made.lookup(torch.tensor([0]), [1, 0, 0, 0, 0]).shape == (1, DIM)
     assert not made.training
 
 
