@@ -21,7 +21,7 @@ from pydantic import (
 
 from recsys_emb.embeddings.base import BackendConfig, backend_registry
 from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes
-from recsys_emb.errors import UserError
+from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import read_yaml
 from recsys_emb.key_value import place
 from recsys_emb.models.base import ModelConfig, model_registry
@@ -137,9 +137,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def parse_config(tree: Mapping[str, Any], source: str = "config") -> RunConfig:
     """A RunConfig of nested mappings. Raises UserError in one line."""
     try:
-        return RunConfig.model_validate(tree)
+        with settings_written_as(config_key):
+            return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{source}: {explain(error, RunConfig)}") from None
+
+
+def config_key(setting: str) -> str:
+    """The key of a run's config that a setting of its embedding method stands under."""
+    return f"embedding.{setting}"
 
 
 def dump_config(config: RunConfig) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from multiprocessing.reduction import ForkingPickler
 
-from recsys_emb.errors import BudgetTooSmall, UserError
+import pytest
+
+from recsys_emb.errors import BudgetTooSmall, SettingError, UserError, settings_written_as
 
 
 def test_a_message_is_one_line_whatever_it_quotes() -> None:
@@ -14,11 +16,19 @@ def test_a_message_is_one_line_whatever_it_quotes() -> None:
 
 
 def test_an_error_comes_out_of_a_worker_process_as_it_was() -> None:
-    raised = BudgetTooSmall("embedding.budget: too small", 7)
-    back = ForkingPickler.loads(ForkingPickler.dumps(raised))
-    assert (type(back), str(back), back.least) == (BudgetTooSmall, str(raised), 7)
+    for raised in (BudgetTooSmall("full", 7, 12), BudgetTooSmall("full", 7, 12).written_as("--budget")):
+        back = ForkingPickler.loads(ForkingPickler.dumps(raised))
+        assert (type(back), str(back), back.min_bytes) == (BudgetTooSmall, str(raised), 12)
 
 
-def test_in_other_words_it_stays_what_it_was() -> None:
-    raised = BudgetTooSmall("embedding.budget: too small", 7).reworded("--budget: too small")
-    assert (type(raised), str(raised), raised.least) == (BudgetTooSmall, "--budget: too small", 7)
+def test_a_setting_is_called_what_the_innermost_who_knows_calls_it() -> None:
+    said = "full cannot fit in 7 bytes; the least it can reach is 12 bytes"
+    with (
+        pytest.raises(BudgetTooSmall, match=f"^--budget: {said}$") as raised,
+        settings_written_as(lambda setting: f"embedding.{setting}"),
+        settings_written_as(lambda setting: f"--{setting}"),
+    ):
+        raise BudgetTooSmall("full", 7, 12)
+    assert raised.value.min_bytes == 12
+    with pytest.raises(SettingError, match="^embedding.options.rows: 0$"), settings_written_as("embedding.{}".format):
+        raise SettingError("options.rows", "0")

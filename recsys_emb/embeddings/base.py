@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.stages import Stage, Train
-from recsys_emb.errors import BudgetTooSmall, UserError
+from recsys_emb.errors import SettingError, UserError
 from recsys_emb.registry import Registry
 
 Role = Literal["weight", "arch", "threshold", "scale"]
@@ -202,17 +202,26 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
     # -- sizing -------------------------------------------------------------------------------------------------------
 
     @classmethod
+    def min_bytes(cls, spec: GroupSpec, config: C, stats: Stats | None = None) -> int:
+        """Bytes of the smallest serving form that these options allow; of methods of one size, its bytes.
+
+        Arguments and errors as in ``plan``.
+        """
+        return cls(spec, cls.plan(spec, config, None, stats), "meta").serving_bytes()
+
+    @classmethod
     def plan(cls, spec: GroupSpec, config: C, budget: int | None = None, stats: Stats | None = None) -> C:
         """Memory budget -> sizes; pure, allocates nothing, instant for 33 million ids.
 
         Args:
             spec: the tables.
             config: the user's options.
-            budget: bytes that the serving form may take at most; None leaves the method's own default.
+            budget: bytes that the serving form may take at most, no less than ``min_bytes``; None leaves the method's
+                own default.
             stats: id counts of the training split, where known.
 
         Raises:
-            UserError: the budget is out of reach; the message says the least reachable bytes.
+            SettingError: options that do not fit the tables.
         """
         return config
 
@@ -312,17 +321,10 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         Raises:
             UserError: this backend does not.
         """
-        raise UserError(f"embedding.backend: {self.name} cannot take the rows of a plain table; full can")
+        raise SettingError("backend", f"{self.name} cannot take the rows of a plain table; full can")
 
 
 backend_registry: Registry[type[EmbeddingBackend[Any]]] = Registry(
     "backend", "recsys_emb.embeddings.backends", "recsys_emb.backends"
 )
 register = backend_registry.register
-
-
-def budget_too_small(method: str, budget: int, least: int) -> BudgetTooSmall:
-    """The error of every ``plan`` whose budget cannot be met."""
-    return BudgetTooSmall(
-        f"embedding.budget: {method} cannot fit in {budget:,} bytes; the least it can reach is {least:,} bytes", least
-    )

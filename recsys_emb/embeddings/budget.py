@@ -15,9 +15,8 @@ from recsys_emb.embeddings.base import (
     GroupSpec,
     Stats,
     backend_registry,
-    budget_too_small,
 )
-from recsys_emb.errors import UserError
+from recsys_emb.errors import BudgetTooSmall, SettingError, UserError
 from recsys_emb.validation import explain
 
 Budget = float | int | str | None
@@ -45,16 +44,16 @@ def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
         match = _SIZE.fullmatch(budget)
         unit = match[2].upper() if match else ""
         if match is None or (unit and unit not in _UNITS):
-            raise UserError(f"embedding.budget: {budget!r} is not a size; allowed: {allowed}")
+            raise SettingError("budget", f"{budget!r} is not a size; allowed: {allowed}")
         if unit:
             return int(float(match[1]) * _UNITS[unit])
         budget = float(match[1])
     if isinstance(budget, bool) or not budget > 0 or budget != budget or budget == float("inf"):
-        raise UserError(f"embedding.budget: {budget!r} is out of range; allowed: {allowed}")
+        raise SettingError("budget", f"{budget!r} is out of range; allowed: {allowed}")
     if budget <= 1:
         return int(budget * full_bytes)
     if budget != int(budget):
-        raise UserError(f"embedding.budget: {budget!r} is above 1 and no whole number of bytes; allowed: {allowed}")
+        raise SettingError("budget", f"{budget!r} is above 1 and no whole number of bytes; allowed: {allowed}")
     return int(budget)
 
 
@@ -88,13 +87,14 @@ def water_fill(full: Sequence[int], least: Sequence[int], total: int, balance: f
 
 
 def backend_config(backend: type[EmbeddingBackend[Any]], options: Mapping[str, Any] | BackendConfig) -> BackendConfig:
-    """The typed config of ``options``. Raises UserError naming the key and what is allowed."""
+    """The typed config of ``options``. Raises SettingError naming the key and what is allowed."""
     if isinstance(options, BackendConfig):
         return options
     try:
         return backend.Config.model_validate(dict(options))
     except ValidationError as error:
-        raise UserError(explain(error, backend.Config, prefix="embedding.options")) from None
+        setting, _, problem = explain(error, backend.Config, prefix="options").partition(": ")
+        raise SettingError(setting, problem) from None
 
 
 def plan_backend(
@@ -110,22 +110,34 @@ def plan_backend(
         UserError: unknown backend or option, counts that are not those of a table, or the budget is out of reach.
     """
     backend = backend_registry.get(name)
+    _check_hashed(name, backend, spec, budget)
+    config, known = backend_config(backend, options or {}), checked_stats(spec, stats or {})
+    if budget is not None and budget < (least := backend.min_bytes(spec, config, known)):
+        raise BudgetTooSmall(name, budget, least)
+    return backend, backend.plan(spec, config, budget, known)
+
+
+def min_bytes(
+    name: str, spec: GroupSpec, stats: Stats | None = None, options: Mapping[str, Any] | BackendConfig | None = None
+) -> int:
+    """Bytes of the smallest serving form of a backend for a group. Raises UserError as ``plan_backend`` does."""
+    backend = backend_registry.get(name)
+    return backend.min_bytes(spec, backend_config(backend, options or {}), checked_stats(spec, stats or {}))
+
+
+def _check_hashed(name: str, backend: type[EmbeddingBackend[Any]], spec: GroupSpec, budget: int | None) -> None:
+    """Raises SettingError where 63-bit hashes lack what a method or a budget needs."""
     if spec.hashed:
         first = next(t.name for t in spec.tables if t.hashed)
         if backend.needs_id_list:
-            raise UserError(
-                f"embedding.backend: {name} needs the list of ids, but {first!r} holds 63-bit hashes "
-                "(data prepared with --ids hash64)"
+            raise SettingError(
+                "backend",
+                f"{name} needs the list of ids, but {first!r} holds 63-bit hashes (data prepared with --ids hash64)",
             )
         if budget is None or budget >= _NO_FULL_SIZE:
-            raise UserError(
-                f"embedding.budget: {first!r} holds 63-bit hashes, which have no full size; give bytes such as 20MB"
+            raise SettingError(
+                "budget", f"{first!r} holds 63-bit hashes, which have no full size; give bytes such as 20MB"
             )
-    config = backend_config(backend, options or {})
-    sized = backend.plan(spec, config, budget, checked_stats(spec, stats or {}))
-    if budget is not None and (needed := backend(spec, sized, "meta").serving_bytes()) > budget:
-        raise budget_too_small(name, budget, needed)  # of a backend whose plan does not look at the budget
-    return backend, sized
 
 
 def checked_stats(spec: GroupSpec, stats: Stats) -> Stats:

@@ -30,10 +30,10 @@ from torchrec.sparse.tensor_dict import maybe_td_to_kjt
 from recsys_emb.embeddings import torchrec_io
 from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, Stats
 from recsys_emb.embeddings.budget import Budget
-from recsys_emb.embeddings.groups import Groups, within
+from recsys_emb.embeddings.groups import Groups, shares
 from recsys_emb.embeddings.lookup import lookup_features
-from recsys_emb.embeddings.posttraining import compress
-from recsys_emb.errors import UserError
+from recsys_emb.embeddings.posttraining import compress, min_compressed_bytes
+from recsys_emb.errors import UserError, settings_written_as
 
 
 class _Shared(nn.Module):
@@ -108,11 +108,11 @@ class _Shared(nn.Module):
         if method is None:
             return self._with(trained).eval()
 
-        def served(group: int, share: int | None) -> EmbeddingBackend[Any]:
-            size = None if share is None else f"{share}B"  # a bare 1 would be a ratio
-            return compress(trained[group], method, size, stats, options)
-
-        return self._with(within(budget, [backend.spec for backend in trained], method, served)).eval()
+        with settings_written_as(_argument):
+            specs = [backend.spec for backend in trained]
+            least = [min_compressed_bytes(spec, method, stats, options) for spec in specs]
+            sizes = [s if s is None else f"{s}B" for s in shares(budget, specs, method, least)]  # a bare 1 is a ratio
+            return self._with(compress(b, method, size, stats, options) for b, size in zip(trained, sizes)).eval()
 
     def _with(self, backends: Iterable[EmbeddingBackend[Any]]) -> Self:
         """A collection like this one, with other backends behind it, one per group."""
@@ -223,6 +223,11 @@ def _tensors(backend: EmbeddingBackend[Any]) -> Iterator[Tensor]:
     return chain(backend.parameters(), backend.buffers())
 
 
+def _argument(setting: str) -> str:
+    """How a caller of these functions writes a setting: options are arguments of their own."""
+    return setting.removeprefix("options.")
+
+
 def _check_configs(tables: Sequence[Any], kind: type[BaseEmbeddingConfig]) -> None:
     for table in tables:
         if not isinstance(table, kind):
@@ -256,7 +261,8 @@ def make_embedding_bag_collection(
         UserError: unknown backend or option, counts that do not fit a table, or a budget out of reach.
     """
     _check_configs(tables, EmbeddingBagConfig)
-    groups = Groups(tables, backend, budget, stats, device, options)
+    with settings_written_as(_argument):
+        groups = Groups(tables, backend, budget, stats, device, options)
     return BackendEmbeddingBagCollection(groups, tables, is_weighted, torch.device(device or "cpu"))
 
 
@@ -274,5 +280,6 @@ def make_embedding_collection(
     widths = sorted({t.embedding_dim for t in tables})
     if len(widths) != 1:
         raise ValueError(f"all tables of an EmbeddingCollection have one embedding_dim, got {widths}")
-    groups = Groups(tables, backend, budget, stats, device, options)
+    with settings_written_as(_argument):
+        groups = Groups(tables, backend, budget, stats, device, options)
     return BackendEmbeddingCollection(groups, tables, need_indices, torch.device(device or "cpu"))

@@ -10,23 +10,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import (
-    C,
+    BackendConfig,
     EmbeddingBackend,
     FieldReport,
     GroupSpec,
     Stats,
     TableSpec,
-    budget_too_small,
 )
 from recsys_emb.embeddings.hashing import hash_ids
 from recsys_emb.embeddings.tables import EmbeddingTable, block_table, fill_uniform
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError
 
 Transform = Callable[[Tensor, Sequence[int]], Tensor]
 """ids int64 [n], table-major, and the K tables' counts -> row numbers int64 [n] or [n, P]."""
@@ -194,16 +193,26 @@ class Part(nn.Module):
         ]
 
 
-class ComposedBackend(EmbeddingBackend[C]):
+class SizedConfig(BackendConfig):
+    """Options of a backend whose sizes are given, or left to the budget."""
+
+    @property
+    def sized(self) -> bool:
+        """Whether the sizes are given."""
+        raise NotImplementedError
+
+
+S = TypeVar("S", bound=SizedConfig)
+
+
+class ComposedBackend(EmbeddingBackend[S]):
     """A backend made of parts.
 
-    A subclass says in ``least`` and ``size`` how bytes become sizes, and builds its parts in ``__init__``.
+    A subclass says in ``smallest`` and ``size`` how bytes become sizes, and builds its parts in ``__init__``.
     """
 
     default_ratio: ClassVar[float] = 0.1
     """Ratio to the full tables when there is no budget."""
-    sizes: ClassVar[str]
-    """The field of ``Config`` that ``size`` fills."""
 
     parts: nn.ModuleDict
 
@@ -243,56 +252,51 @@ class ComposedBackend(EmbeddingBackend[C]):
     # -- sizing -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    @abstractmethod
-    def least(cls, spec: GroupSpec, config: C, stats: Stats | None) -> int:
-        """Floats that the method cannot do without."""
-
-    @classmethod
-    @abstractmethod
-    def size(cls, spec: GroupSpec, config: C, floats: int, stats: Stats | None) -> C:
-        """The config with sizes that take at most ``floats`` floats, which is at least ``least(...)``."""
-
-    @classmethod
-    def check(cls, spec: GroupSpec, config: C) -> None:
-        """Raises UserError when options do not fit the tables; a subclass adds what its sizes must keep to."""
-        given = getattr(config, cls.sizes)
-        if isinstance(given, tuple):
-            check_length(cls.sizes, spec, given)
-
-    @classmethod
-    def plan(cls, spec: GroupSpec, config: C, budget: int | None = None, stats: Stats | None = None) -> C:
-        cls.check(spec, config)
-        if getattr(config, cls.sizes) is None:
-            least = cls.least(spec, config, stats)
-            if budget is None:
-                floats = max(least, int(cls.default_ratio * spec.full_bytes) // 4)
-            elif budget // 4 < least:
-                raise budget_too_small(cls.name, budget, 4 * least)
-            else:
-                floats = budget // 4
-            config = cls.size(spec, config, floats, stats)
-        if budget is not None:
-            needed = cls(spec, config, "meta").serving_bytes()
-            if needed > budget:
-                raise UserError(
-                    f"embedding.options.{cls.sizes}: these sizes take {needed:,} bytes, the budget is {budget:,}"
-                )
+    def checked(cls, spec: GroupSpec, config: S) -> S:
+        """The config with what the options say of every table. Raises SettingError when they do not fit the tables."""
         return config
 
+    @classmethod
+    @abstractmethod
+    def smallest(cls, spec: GroupSpec, config: S, stats: Stats | None) -> S:
+        """The config with the least sizes that the method can do with."""
 
-def size_error(option: str, table: TableSpec, given: object, allowed: str) -> UserError:
+    @classmethod
+    @abstractmethod
+    def size(cls, spec: GroupSpec, config: S, budget: int, stats: Stats | None) -> S:
+        """The config with sizes that take at most ``budget`` bytes, which is at least ``min_bytes(...)``."""
+
+    @classmethod
+    def min_bytes(cls, spec: GroupSpec, config: S, stats: Stats | None = None) -> int:
+        config = cls.checked(spec, config)
+        return cls(spec, config if config.sized else cls.smallest(spec, config, stats), "meta").serving_bytes()
+
+    @classmethod
+    def plan(cls, spec: GroupSpec, config: S, budget: int | None = None, stats: Stats | None = None) -> S:
+        config = cls.checked(spec, config)
+        if config.sized:
+            return config
+        if budget is None:
+            budget = max(cls.min_bytes(spec, config, stats), int(cls.default_ratio * spec.full_bytes))
+        return cls.size(spec, config, budget, stats)
+
+
+def size_error(option: str, table: TableSpec, given: object, allowed: str) -> SettingError:
     """The error of a size that does not fit its table."""
-    return UserError(f"embedding.options.{option}: {given} for table {table.name!r}; allowed: {allowed}")
+    return SettingError(f"options.{option}", f"{given} for table {table.name!r}; allowed: {allowed}")
 
 
 def check_length(option: str, spec: GroupSpec, sizes: Sequence[object]) -> None:
-    """Raises UserError unless there is one size per table."""
+    """Raises SettingError unless there is one size per table."""
     if len(sizes) != len(spec.tables):
-        raise UserError(f"embedding.options.{option}: one entry per table, {len(spec.tables)}, got {len(sizes)}")
+        raise SettingError(f"options.{option}", f"one entry per table, {len(spec.tables)}, got {len(sizes)}")
 
 
-def check_range(option: str, spec: GroupSpec, sizes: Sequence[int], most: Sequence[int]) -> None:
-    """Raises UserError unless each table's size is from 1 to its ``most``."""
+def check_range(option: str, spec: GroupSpec, sizes: Sequence[int] | None, most: Sequence[int]) -> None:
+    """Raises SettingError unless sizes, where they are given, are one per table, each from 1 to its ``most``."""
+    if sizes is None:
+        return
+    check_length(option, spec, sizes)
     for table, size, limit in zip(spec.tables, sizes, most):
         if not 1 <= size <= limit:
             raise size_error(option, table, size, f"1 to {limit:,}")

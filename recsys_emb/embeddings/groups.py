@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -10,8 +10,8 @@ from torch import nn
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType
 
 from recsys_emb.embeddings import torchrec_io
-from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, TableSpec, budget_too_small
-from recsys_emb.embeddings.budget import Budget, budget_bytes, plan_backend, water_fill
+from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, TableSpec
+from recsys_emb.embeddings.budget import Budget, budget_bytes, min_bytes, plan_backend, water_fill
 from recsys_emb.embeddings.lookup import Feature
 from recsys_emb.errors import BudgetTooSmall, UserError
 
@@ -43,9 +43,11 @@ class Groups(nn.Module):
         widths = list(dict.fromkeys(t.embedding_dim for t in tables))
         self.tables = [[i for i, t in enumerate(tables) if t.embedding_dim == width] for width in widths]
         specs = [GroupSpec(tuple(table_spec(tables[i]) for i in m), width) for m, width in zip(self.tables, widths)]
-        planned = within(
-            budget, specs, backend, lambda i, share: plan_backend(backend, specs[i], share, stats, options)
-        )
+        least = [min_bytes(backend, spec, stats, options) for spec in specs]
+        planned = [
+            plan_backend(backend, spec, share, stats, options)
+            for spec, share in zip(specs, shares(budget, specs, backend, least))
+        ]
         self.backends = nn.ModuleList(cls(spec, config, device) for spec, (cls, config) in zip(specs, planned))
         self.features = [
             [Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names] for members in self.tables
@@ -63,37 +65,19 @@ class Groups(nn.Module):
                 yield table.name, backend, i
 
 
-def within(budget: Budget, specs: Sequence[GroupSpec], method: str, make: Callable[[int, int | None], T]) -> list[T]:
-    """What ``make`` makes of every group, given its number and its bytes of a budget.
-
-    A group's share goes as its full size, but is no less than the method needs there.
+def shares(budget: Budget, specs: Sequence[GroupSpec], method: str, min_bytes: Sequence[int]) -> list[int | None]:
+    """The bytes of a budget that each group gets: as its full size, but no less than the method needs there.
 
     Raises:
-        UserError: the budget is no size, or below what the groups need together.
+        SettingError: the budget is no size, or below ``min_bytes`` of the groups together.
     """
     full = [spec.full_bytes for spec in specs]
     total = budget_bytes(budget, sum(full))
-    if total is None or len(specs) == 1:
-        return [make(i, total) for i in range(len(specs))]
-
-    def made(least: list[int]) -> list[T]:
-        return [make(i, share) for i, share in enumerate(water_fill(full, least, total, balance=1))]
-
-    try:
-        return made([1] * len(specs))
-    except BudgetTooSmall:
-        least = [_least(make, i) for i in range(len(specs))]
-    if sum(least) > total:
-        raise budget_too_small(method, total, sum(least))
-    return made(least)
-
-
-def _least(make: Callable[[int, int | None], Any], group: int) -> int:
-    try:
-        make(group, 1)
-    except BudgetTooSmall as error:
-        return error.least
-    return 1
+    if total is None:
+        return [None] * len(specs)
+    if total < sum(min_bytes):
+        raise BudgetTooSmall(method, total, sum(min_bytes))
+    return list(water_fill(full, min_bytes, total, balance=1))
 
 
 def table_spec(config: BaseEmbeddingConfig) -> TableSpec:

@@ -123,7 +123,7 @@ def planned_bytes(search: Search, config: RunConfig) -> int:
     try:
         size = plan(config, search.dataset).build("meta").serving_bytes()
     except BudgetTooSmall as error:
-        raise _infeasible(error, error.least, budget) from None
+        raise _infeasible(error, error.min_bytes, budget) from None
     except UserError as error:
         try:
             size = plan(without_budget(config), search.dataset).build("meta").serving_bytes()

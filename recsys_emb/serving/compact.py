@@ -16,7 +16,7 @@ from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.embeddings.base import EmbeddingBackend, Stats
 from recsys_emb.embeddings.budget import Budget
 from recsys_emb.embeddings.posttraining import compress
-from recsys_emb.errors import UserError
+from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import write_json
 from recsys_emb.models.base import CTRModel
 from recsys_emb.serving.artifact import (
@@ -136,11 +136,8 @@ def _compressed(
     stats: Stats = {}
     if not backend.spec.hashed:
         stats = {t.name: dataset.counts(t.name) for t in backend.spec.tables}
-    try:
+    with settings_written_as(lambda setting: f"--{setting}".replace("--options.", "--option ")):
         return compress(backend, method, budget, stats, options)
-    except UserError as error:  # names of config keys -> what stands on the command line
-        text = str(error).replace("embedding.budget", "--budget").replace("embedding.options.", "--option ")
-        raise error.reworded(text) from None
 
 
 def _write_tensors(

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from recsys_emb.config import RunConfig
+from recsys_emb.config import RunConfig, config_key
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.distributed.world import is_lost_connection, join
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.budget import budget_bytes, plan_backend
 from recsys_emb.embeddings.fields import group_spec
-from recsys_emb.errors import LostProcess, UserError
+from recsys_emb.errors import LostProcess, UserError, settings_written_as
 from recsys_emb.files import unused
 from recsys_emb.models.base import CTRModel, model_registry
 from recsys_emb.training import metrics, runtime
@@ -59,7 +59,8 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     spec = group_of(config, dataset.schema)
     stats = {} if dataset.schema.ids == "hash64" else {t.name: dataset.counts(t.name) for t in spec.tables}
     e = config.embedding
-    backend, sized = plan_backend(e.backend, spec, budget_bytes(e.budget, spec.full_bytes), stats, e.options)
+    with settings_written_as(config_key):
+        backend, sized = plan_backend(e.backend, spec, budget_bytes(e.budget, spec.full_bytes), stats, e.options)
     return Plan(spec, backend, sized)
 
 

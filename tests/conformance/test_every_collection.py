@@ -285,7 +285,7 @@ def test_a_compacted_collection_of_several_widths_reaches_the_least_of_all(metho
     stats = {t.name: np.ones(t.num_embeddings, int) for t in tables}
     with pytest.raises(BudgetTooSmall, match="cannot fit in 20 bytes") as caught:
         trained.compact(method, 20, stats)
-    least = caught.value.least
+    least = caught.value.min_bytes
     served = trained.compact(method, least, stats)
     assert stored(served) == served.serving_bytes() <= least
     with pytest.raises(BudgetTooSmall):
@@ -321,7 +321,7 @@ def test_the_least_of_all_widths_together_is_reachable() -> None:
     for name in ("hash", "multi_hash", "qr"):
         with pytest.raises(BudgetTooSmall, match="cannot fit in 20 bytes") as caught:
             make_embedding_bag_collection(tables, name, budget=20)
-        least = caught.value.least
+        least = caught.value.min_bytes
         assert make_embedding_bag_collection(tables, name, budget=least).serving_bytes() <= least
         with pytest.raises(BudgetTooSmall):
             make_embedding_bag_collection(tables, name, budget=least - 1)

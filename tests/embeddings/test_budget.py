@@ -31,13 +31,13 @@ def test_budget_in_bytes(budget: float | str | None, expected: int | None) -> No
     "budget", [0, -1, 1.5, "1.5", True, "20 parsecs", "", ".", "e3", "1e", "-1", float("nan"), float("inf")]
 )
 def test_a_bad_budget_says_what_is_allowed(budget: float | str) -> None:
-    with pytest.raises(UserError, match=r"embedding\.budget: .*allowed: a ratio above 0"):
+    with pytest.raises(UserError, match=r"budget: .*allowed: a ratio above 0"):
         budget_bytes(budget, 1000)
 
 
 def test_unknown_option_names_the_key_and_the_allowed_ones() -> None:
     spec = GroupSpec((TableSpec("t", 10),), 4)
-    with pytest.raises(UserError, match=r"embedding.options.seeds: unknown key \(did you mean 'seed'\?\); allowed: "):
+    with pytest.raises(UserError, match=r"options.seeds: unknown key \(did you mean 'seed'\?\); allowed: "):
         plan_backend("hash", spec, options={"seeds": 1})
 
 

@@ -9,14 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
-from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part
+from recsys_emb.embeddings.base import GroupSpec, Stats, register
+from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part, SizedConfig
 from recsys_emb.embeddings.nested import by_width, narrow, narrow_init, widen
 from recsys_emb.embeddings.tables import EmbeddingTable
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError, UserError
 
 
-class FieldDimConfig(BackendConfig):
+class FieldDimConfig(SizedConfig):
     """Options of ``field_dim``."""
 
     widths: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
@@ -25,6 +25,10 @@ class FieldDimConfig(BackendConfig):
     default_width: int | None = Field(
         None, ge=0, description="columns of the tables that widths does not name; absent: D"
     )
+
+    @property
+    def sized(self) -> bool:
+        return self.widths is not None or self.default_width is not None
 
 
 @register("field_dim")
@@ -43,7 +47,6 @@ class FieldDimBackend(ComposedBackend[FieldDimConfig]):
 
     Config = FieldDimConfig
     default_ratio = 1.0
-    sizes = "widths"
 
     def __init__(self, spec: GroupSpec, config: FieldDimConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -67,20 +70,18 @@ class FieldDimBackend(ComposedBackend[FieldDimConfig]):
     # -- sizing -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def plan(
-        cls, spec: GroupSpec, config: FieldDimConfig, budget: int | None = None, stats: Stats | None = None
-    ) -> FieldDimConfig:
-        if config.widths is not None or config.default_width is not None:
-            config = config.model_copy(update={"widths": named_widths(spec, config), "default_width": None})
-        return super().plan(spec, config, budget, stats)
+    def checked(cls, spec: GroupSpec, config: FieldDimConfig) -> FieldDimConfig:
+        if not config.sized:
+            return config
+        return config.model_copy(update={"widths": named_widths(spec, config), "default_width": None})
 
     @classmethod
-    def least(cls, spec: GroupSpec, config: FieldDimConfig, stats: Stats | None) -> int:
-        return spec.num_embeddings * spec.columns(1)
+    def smallest(cls, spec: GroupSpec, config: FieldDimConfig, stats: Stats | None) -> FieldDimConfig:
+        return config.model_copy(update={"widths": {t.name: 1 for t in spec.tables}})
 
     @classmethod
-    def size(cls, spec: GroupSpec, config: FieldDimConfig, floats: int, stats: Stats | None) -> FieldDimConfig:
-        widths = widths_within(spec, floats)
+    def size(cls, spec: GroupSpec, config: FieldDimConfig, budget: int, stats: Stats | None) -> FieldDimConfig:
+        widths = widths_within(spec, budget // 4)
         return config.model_copy(update={"widths": {t.name: w for t, w in zip(spec.tables, widths)}})
 
 
@@ -122,11 +123,11 @@ def named_widths(spec: GroupSpec, config: FieldDimConfig) -> dict[str, int]:
     given, rest = config.widths or {}, most if config.default_width is None else config.default_width
     for name, width in given.items():
         if name not in names:
-            raise UserError(f"embedding.options.widths.{name}: no such table; allowed: {', '.join(names)}")
+            raise SettingError(f"options.widths.{name}", f"no such table; allowed: {', '.join(names)}")
         if width > most:
-            raise UserError(f"embedding.options.widths.{name}: {width} is too wide; allowed: 0 to {most}")
+            raise SettingError(f"options.widths.{name}", f"{width} is too wide; allowed: 0 to {most}")
     if rest > most:
-        raise UserError(f"embedding.options.default_width: {rest} is too wide; allowed: 0 to {most}")
+        raise SettingError("options.default_width", f"{rest} is too wide; allowed: 0 to {most}")
     return {name: given.get(name, rest) for name in names}
 
 

@@ -12,8 +12,6 @@ from recsys_emb.embeddings.base import (
     EmbeddingBackend,
     FieldReport,
     GroupSpec,
-    Stats,
-    budget_too_small,
     register,
 )
 from recsys_emb.embeddings.composed import OwnRows, own_table
@@ -33,14 +31,6 @@ class FullBackend(EmbeddingBackend[BackendConfig]):
         super().__init__(spec, config, device)
         self.table = own_table(spec.tables, spec.embedding_dim, device)
         self.rows_of = OwnRows([t.num_embeddings for t in spec.tables])
-
-    @classmethod
-    def plan(
-        cls, spec: GroupSpec, config: BackendConfig, budget: int | None = None, stats: Stats | None = None
-    ) -> BackendConfig:
-        if budget is not None and budget < spec.full_bytes:
-            raise budget_too_small("full", budget, spec.full_bytes)
-        return config
 
     def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return self.table(self.rows_of(ids, counts))

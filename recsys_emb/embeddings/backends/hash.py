@@ -7,14 +7,22 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 
-from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
+from recsys_emb.embeddings.base import GroupSpec, Stats, register
 from recsys_emb.embeddings.budget import water_fill
-from recsys_emb.embeddings.composed import ComposedBackend, HashedRows, Part, check_range, own_parts, starts_of
+from recsys_emb.embeddings.composed import (
+    ComposedBackend,
+    HashedRows,
+    Part,
+    SizedConfig,
+    check_range,
+    own_parts,
+    starts_of,
+)
 from recsys_emb.embeddings.hashing import MAX_ROWS, seeds
 from recsys_emb.embeddings.tables import block_table
 
 
-class HashConfig(BackendConfig):
+class HashConfig(SizedConfig):
     """Options of ``hash``."""
 
     balance: float = Field(
@@ -29,6 +37,10 @@ class HashConfig(BackendConfig):
         None, description="rows of each table, 4 D bytes each; more rows, fewer collisions; absent: by the budget"
     )
 
+    @property
+    def sized(self) -> bool:
+        return self.rows is not None
+
 
 @register("hash")
 class HashBackend(ComposedBackend[HashConfig]):
@@ -42,7 +54,6 @@ class HashBackend(ComposedBackend[HashConfig]):
 
     Config = HashConfig
     needs_id_list = False
-    sizes = "rows"
 
     def __init__(self, spec: GroupSpec, config: HashConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -58,18 +69,18 @@ class HashBackend(ComposedBackend[HashConfig]):
             self.parts["hashed"] = Part(hashed, transform, table, form="hashed", rows=rows)
 
     @classmethod
-    def check(cls, spec: GroupSpec, config: HashConfig) -> None:
-        super().check(spec, config)
-        check_range("rows", spec, config.rows or (), most_rows(spec))
+    def checked(cls, spec: GroupSpec, config: HashConfig) -> HashConfig:
+        check_range("rows", spec, config.rows, most_rows(spec))
+        return config
 
     @classmethod
-    def least(cls, spec: GroupSpec, config: HashConfig, stats: Stats | None) -> int:
-        return spec.embedding_dim * len(spec.tables)
+    def smallest(cls, spec: GroupSpec, config: HashConfig, stats: Stats | None) -> HashConfig:
+        return config.model_copy(update={"rows": (1,) * len(spec.tables)})
 
     @classmethod
-    def size(cls, spec: GroupSpec, config: HashConfig, floats: int, stats: Stats | None) -> HashConfig:
+    def size(cls, spec: GroupSpec, config: HashConfig, budget: int, stats: Stats | None) -> HashConfig:
         full = most_rows(spec)
-        rows = water_fill(full, [1] * len(full), floats // spec.embedding_dim, config.balance)
+        rows = water_fill(full, [1] * len(full), budget // (4 * spec.embedding_dim), config.balance)
         return config.model_copy(update={"rows": tuple(rows)})
 
 

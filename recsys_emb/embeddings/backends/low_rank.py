@@ -5,17 +5,28 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
-from recsys_emb.embeddings.composed import ComposedBackend, check_range, parts_by_width, projected_floats, useful_width
+from recsys_emb.embeddings.base import GroupSpec, Stats, register
+from recsys_emb.embeddings.composed import (
+    ComposedBackend,
+    SizedConfig,
+    check_range,
+    parts_by_width,
+    projected_floats,
+    useful_width,
+)
 
 
-class LowRankConfig(BackendConfig):
+class LowRankConfig(SizedConfig):
     """Options of ``low_rank``."""
 
     ranks: tuple[int, ...] | None = Field(
         None,
         description="r of each table, 4 (N r + r D) bytes; D keeps it full; absent: one rank for all by the budget",
     )
+
+    @property
+    def sized(self) -> bool:
+        return self.ranks is not None
 
 
 @register("low_rank")
@@ -31,7 +42,6 @@ class LowRankBackend(ComposedBackend[LowRankConfig]):
 
     Config = LowRankConfig
     default_ratio = 0.25
-    sizes = "ranks"
 
     def __init__(self, spec: GroupSpec, config: LowRankConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -40,17 +50,17 @@ class LowRankBackend(ComposedBackend[LowRankConfig]):
         self.parts = parts_by_width(sizes, config.ranks, stds, spec.embedding_dim, device)
 
     @classmethod
-    def check(cls, spec: GroupSpec, config: LowRankConfig) -> None:
-        super().check(spec, config)
-        check_range("ranks", spec, config.ranks or (), [spec.embedding_dim] * len(spec.tables))
+    def checked(cls, spec: GroupSpec, config: LowRankConfig) -> LowRankConfig:
+        check_range("ranks", spec, config.ranks, [spec.embedding_dim] * len(spec.tables))
+        return config
 
     @classmethod
-    def least(cls, spec: GroupSpec, config: LowRankConfig, stats: Stats | None) -> int:
-        return _floats(spec, _ranks(spec, 1))
+    def smallest(cls, spec: GroupSpec, config: LowRankConfig, stats: Stats | None) -> LowRankConfig:
+        return config.model_copy(update={"ranks": tuple(_ranks(spec, 1))})
 
     @classmethod
-    def size(cls, spec: GroupSpec, config: LowRankConfig, floats: int, stats: Stats | None) -> LowRankConfig:
-        dim = spec.embedding_dim
+    def size(cls, spec: GroupSpec, config: LowRankConfig, budget: int, stats: Stats | None) -> LowRankConfig:
+        dim, floats = spec.embedding_dim, budget // 4
         rank = max(r for r in range(1, dim + 1) if _floats(spec, _ranks(spec, r)) <= floats)
         ranks = _ranks(spec, rank)
         left = floats - _floats(spec, ranks)

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import nn
 
 from recsys_emb.embeddings.backends.field_dim import FieldDimBackend, FieldDimConfig
-from recsys_emb.embeddings.base import Candidates, FieldReport, GroupSpec, Stats, StorageItem, register
+from recsys_emb.embeddings.base import Candidates, FieldReport, GroupSpec, StorageItem, register
 from recsys_emb.embeddings.nested import NestedPart
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError
 
 
 class MatryoshkaConfig(FieldDimConfig):
@@ -45,14 +45,12 @@ class MatryoshkaBackend(FieldDimBackend):
         return nn.ModuleDict({"nested": part})
 
     @classmethod
-    def plan(
-        cls, spec: GroupSpec, config: FieldDimConfig, budget: int | None = None, stats: Stats | None = None
-    ) -> FieldDimConfig:
+    def checked(cls, spec: GroupSpec, config: FieldDimConfig) -> FieldDimConfig:
         most = spec.vector_dim
         choices = cast(MatryoshkaConfig, config).choices or powers_of_two(most)
         if max(choices) > most:
-            raise UserError(f"embedding.options.choices: {max(choices)} is too wide; allowed: 0 to {most}")
-        return super().plan(spec, config.model_copy(update={"choices": choices}), budget, stats)
+            raise SettingError("options.choices", f"{max(choices)} is too wide; allowed: 0 to {most}")
+        return super().checked(spec, config.model_copy(update={"choices": choices}))
 
     def storage(self) -> list[StorageItem]:
         return self._served("meta").storage()

@@ -13,9 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
+from recsys_emb.embeddings.base import GroupSpec, Stats, register
 from recsys_emb.embeddings.composed import (
     ComposedBackend,
+    SizedConfig,
     check_length,
     parts_by_width,
     per_id,
@@ -24,12 +25,12 @@ from recsys_emb.embeddings.composed import (
     unsort,
     useful_width,
 )
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError
 
 _NEVER = 2**63 - 1  # above every id
 
 
-class MixedDimConfig(BackendConfig):
+class MixedDimConfig(SizedConfig):
     """Options of ``mixed_dim``."""
 
     alpha: float | None = Field(
@@ -51,6 +52,10 @@ class MixedDimConfig(BackendConfig):
     starts: tuple[tuple[int, ...], ...] | None = Field(None, description="first id of each block; absent: planned")
     widths: tuple[tuple[int, ...], ...] | None = Field(None, description="columns of each block; absent: planned")
 
+    @property
+    def sized(self) -> bool:
+        return self.widths is not None
+
 
 @register("mixed_dim")
 class MixedDimBackend(ComposedBackend[MixedDimConfig]):
@@ -68,7 +73,6 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
 
     Config = MixedDimConfig
     default_ratio = 0.25
-    sizes = "widths"
 
     def __init__(self, spec: GroupSpec, config: MixedDimConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -115,12 +119,12 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
     # -- sizing -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def check(cls, spec: GroupSpec, config: MixedDimConfig) -> None:
-        super().check(spec, config)
+    def checked(cls, spec: GroupSpec, config: MixedDimConfig) -> MixedDimConfig:
         if config.widths is None:
             if config.starts is not None:
-                raise UserError("embedding.options.starts: missing widths; give the columns of each block, too")
-            return
+                raise SettingError("options.starts", "missing widths; give the columns of each block, too")
+            return config
+        check_length("widths", spec, config.widths)
         starts = ((0,),) * len(spec.tables) if config.starts is None else config.starts
         check_length("starts", spec, starts)
         for table, begins, widths in zip(spec.tables, starts, config.widths):
@@ -131,28 +135,21 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
                 raise size_error(
                     "widths", table, list(widths), f"one of 1 to {spec.embedding_dim} for each of {len(begins)}"
                 )
+        return config
 
     @classmethod
-    def least(cls, spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) -> int:
+    def smallest(cls, spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) -> MixedDimConfig:
         blocks = find_blocks(spec, config, stats)
         if config.alpha is not None:
-            return total_floats(blocks, widths_for(blocks, spec, config, config.alpha), spec)
-        return total_floats(blocks, widths_for(blocks, spec, config, 0, most=1), spec)
+            return _with_widths(spec, config, blocks, widths_for(blocks, spec, config, config.alpha))
+        return _with_widths(spec, config, blocks, widths_for(blocks, spec, config, 0, most=1))
 
     @classmethod
-    def size(cls, spec: GroupSpec, config: MixedDimConfig, floats: int, stats: Stats | None) -> MixedDimConfig:
-        blocks = find_blocks(spec, config, stats)
+    def size(cls, spec: GroupSpec, config: MixedDimConfig, budget: int, stats: Stats | None) -> MixedDimConfig:
         if config.alpha is not None:
-            widths = widths_for(blocks, spec, config, config.alpha)
-        else:
-            widths = solve(blocks, spec, config, floats)
-        tables = range(len(spec.tables))
-        return config.model_copy(
-            update={
-                "starts": tuple(tuple(b.begin for b in blocks if b.table == t) for t in tables),
-                "widths": tuple(tuple(w for b, w in zip(blocks, widths) if b.table == t) for t in tables),
-            }
-        )
+            return cls.smallest(spec, config, stats)
+        blocks = find_blocks(spec, config, stats)
+        return _with_widths(spec, config, blocks, solve(blocks, spec, config, budget // 4))
 
 
 @dataclass(frozen=True)
@@ -165,13 +162,20 @@ class Block:
     popularity: float
 
 
+def _with_widths(spec: GroupSpec, config: MixedDimConfig, blocks: list[Block], widths: list[int]) -> MixedDimConfig:
+    tables = range(len(spec.tables))
+    starts = tuple(tuple(b.begin for b in blocks if b.table == t) for t in tables)
+    of_table = tuple(tuple(w for b, w in zip(blocks, widths) if b.table == t) for t in tables)
+    return config.model_copy(update={"starts": starts, "widths": of_table})
+
+
 def find_blocks(spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) -> list[Block]:
     """The tables, or ranges of their ids with about equal counts in sum."""
     unknown = [t.name for t in spec.tables if stats is None or t.name not in stats]
     general = [] if unknown or stats is None else [t.name for t in spec.tables if not _falls(stats[t.name])]
     if config.by == "popularity" and (unknown or general):
         reason = f"{unknown[0]!r} has no counts" if unknown else f"the counts of {general[0]!r} do not fall with the id"
-        raise UserError(f"embedding.options.by: popularity is impossible, {reason}; use size")
+        raise SettingError("options.by", f"popularity is impossible, {reason}; use size")
     if stats is None or config.by == "size" or unknown or general:
         return [Block(i, 0, t.num_embeddings, 1 / t.num_embeddings) for i, t in enumerate(spec.tables)]
     blocks = []

@@ -9,13 +9,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.backends.hash import most_rows, split_own
-from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
+from recsys_emb.embeddings.base import GroupSpec, Stats, register
 from recsys_emb.embeddings.budget import water_fill
 from recsys_emb.embeddings.composed import (
     ComposedBackend,
     HashedRows,
     OwnRows,
     Part,
+    SizedConfig,
     add,
     check_range,
     own_parts,
@@ -23,10 +24,10 @@ from recsys_emb.embeddings.composed import (
 )
 from recsys_emb.embeddings.hashing import seeds
 from recsys_emb.embeddings.tables import block_table
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError
 
 
-class MultiHashConfig(BackendConfig):
+class MultiHashConfig(SizedConfig):
     """Options of ``multi_hash``."""
 
     probes: int = Field(
@@ -41,6 +42,10 @@ class MultiHashConfig(BackendConfig):
     seed: int = Field(0, description="of the hash functions; no effect on size")
     rows: tuple[int, ...] | None = Field(None, description="M, rows of each table; absent: by the budget")
 
+    @property
+    def sized(self) -> bool:
+        return self.rows is not None
+
 
 @register("multi_hash")
 class MultiHashBackend(ComposedBackend[MultiHashConfig]):
@@ -54,7 +59,6 @@ class MultiHashBackend(ComposedBackend[MultiHashConfig]):
 
     Config = MultiHashConfig
     needs_id_list = False
-    sizes = "rows"
 
     def __init__(self, spec: GroupSpec, config: MultiHashConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -74,21 +78,23 @@ class MultiHashBackend(ComposedBackend[MultiHashConfig]):
             self.parts["hashed"] = Part(hashed, transform, table, combine, f"{config.probes} hashes", rows, floats)
 
     @classmethod
-    def check(cls, spec: GroupSpec, config: MultiHashConfig) -> None:
-        super().check(spec, config)
+    def checked(cls, spec: GroupSpec, config: MultiHashConfig) -> MultiHashConfig:
         if spec.hashed and config.importance:
-            raise UserError("embedding.options.importance: needs the list of ids, which 63-bit hashes have not")
-        check_range("rows", spec, config.rows or (), most_rows(spec))
+            raise SettingError("options.importance", "needs the list of ids, which 63-bit hashes have not")
+        check_range("rows", spec, config.rows, most_rows(spec))
+        return config
 
     @classmethod
-    def least(cls, spec: GroupSpec, config: MultiHashConfig, stats: Stats | None) -> int:
-        return sum(_least(t.num_embeddings, spec.embedding_dim, config) for t in spec.tables)
+    def smallest(cls, spec: GroupSpec, config: MultiHashConfig, stats: Stats | None) -> MultiHashConfig:
+        dim = spec.embedding_dim
+        rows = [1 if _least(n, dim, config) < n * dim else n for n in most_rows(spec)]
+        return config.model_copy(update={"rows": tuple(rows)})
 
     @classmethod
-    def size(cls, spec: GroupSpec, config: MultiHashConfig, floats: int, stats: Stats | None) -> MultiHashConfig:
+    def size(cls, spec: GroupSpec, config: MultiHashConfig, budget: int, stats: Stats | None) -> MultiHashConfig:
         dim, sizes = spec.embedding_dim, most_rows(spec)
         least = [_least(n, dim, config) for n in sizes]
-        shares = water_fill([n * dim for n in sizes], least, floats, config.balance)
+        shares = water_fill([n * dim for n in sizes], least, budget // 4, config.balance)
         rows = []
         for n, share in zip(sizes, shares):
             extra = n * config.probes if config.importance and share < n * dim else 0

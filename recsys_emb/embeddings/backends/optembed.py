@@ -20,13 +20,13 @@ from recsys_emb.embeddings.base import (
     StorageItem,
     register,
 )
-from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part, per_id, starts_of
+from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part, SizedConfig, per_id, starts_of
 from recsys_emb.embeddings.evolution import Evolution, Widths
 from recsys_emb.embeddings.nested import NestedPart, by_width, narrow, widen
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 from recsys_emb.embeddings.stages import InitFrom, Search, Stage, Train
 from recsys_emb.embeddings.tables import block_table
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError
 
 
 class Found(BaseModel):
@@ -38,7 +38,7 @@ class Found(BaseModel):
     rows: tuple[int, ...]
 
 
-class OptEmbedConfig(BackendConfig):
+class OptEmbedConfig(SizedConfig):
     """Options of ``optembed``."""
 
     alpha: float = Field(
@@ -60,6 +60,10 @@ class OptEmbedConfig(BackendConfig):
     )
     bytes: int | None = Field(None, ge=1, description="what the serving form may take; absent: by the budget")
     found: Found | None = Field(None, description="filled by the search")
+
+    @property
+    def sized(self) -> bool:
+        return self.bytes is not None
 
 
 @register("optembed")
@@ -85,7 +89,6 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
 
     Config = OptEmbedConfig
     default_ratio = 1.0
-    sizes = "bytes"
     fitted = ("found",)
 
     def __init__(self, spec: GroupSpec, config: OptEmbedConfig, device: torch.device | str | None = None) -> None:
@@ -103,23 +106,21 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
     # -- sizing -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def check(cls, spec: GroupSpec, config: OptEmbedConfig) -> None:
-        super().check(spec, config)
+    def checked(cls, spec: GroupSpec, config: OptEmbedConfig) -> OptEmbedConfig:
         if config.found is not None:
-            raise UserError("embedding.options.found: the search finds it; leave it out")
-        least, most = 4 * cls.least(spec, config, None), spec.full_bytes
+            raise SettingError("options.found", "the search finds it; leave it out")
+        least, most = _least_bytes(spec), spec.full_bytes
         if config.bytes is not None and not least <= config.bytes <= most:
-            raise UserError(f"embedding.options.bytes: {config.bytes:,} bytes; allowed: {least:,} to {most:,}")
+            raise SettingError("options.bytes", f"{config.bytes:,} bytes; allowed: {least:,} to {most:,}")
+        return config
 
     @classmethod
-    def least(cls, spec: GroupSpec, config: OptEmbedConfig, stats: Stats | None) -> int:
-        # One row a table, at one column beside a first-order one, and its entry in a list of ids.
-        entry = 1 if spec.num_embeddings <= 1 << 31 else 2
-        return min(len(spec.tables) * (spec.columns(1) + entry), spec.full_bytes // 4)
+    def smallest(cls, spec: GroupSpec, config: OptEmbedConfig, stats: Stats | None) -> OptEmbedConfig:
+        return config.model_copy(update={"bytes": _least_bytes(spec)})
 
     @classmethod
-    def size(cls, spec: GroupSpec, config: OptEmbedConfig, floats: int, stats: Stats | None) -> OptEmbedConfig:
-        return config.model_copy(update={"bytes": min(4 * floats, spec.full_bytes)})
+    def size(cls, spec: GroupSpec, config: OptEmbedConfig, budget: int, stats: Stats | None) -> OptEmbedConfig:
+        return config.model_copy(update={"bytes": min(budget, spec.full_bytes)})
 
     def storage(self) -> list[StorageItem]:
         if self.config.found is None:
@@ -213,6 +214,12 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
 
     def _kept_parts(self) -> list[KeptPart]:
         return [cast(KeptPart, part) for part in self.parts.values()]
+
+
+def _least_bytes(spec: GroupSpec) -> int:
+    """One row a table, at one column beside a first-order one, and its entry in a list of ids."""
+    entry = 4 if spec.num_embeddings <= 1 << 31 else 8
+    return min(len(spec.tables) * (4 * spec.columns(1) + entry), spec.full_bytes)
 
 
 class Supernet(NestedPart):

@@ -10,15 +10,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
+from recsys_emb.embeddings.base import GroupSpec, Stats, register
 from recsys_emb.embeddings.budget import water_fill
 from recsys_emb.embeddings.composed import (
     Combiner,
     ComposedBackend,
     Concat,
     Part,
+    SizedConfig,
     Transform,
     add,
+    check_length,
     multiply,
     own_parts,
     per_id,
@@ -27,12 +29,12 @@ from recsys_emb.embeddings.composed import (
 )
 from recsys_emb.embeddings.hashing import MAX_ROWS, hash_ids, seeds
 from recsys_emb.embeddings.tables import block_table
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError
 
 MAX_PARTITIONS = 8
 
 
-class QRConfig(BackendConfig):
+class QRConfig(SizedConfig):
     """Options of ``qr``."""
 
     combine: Literal["mult", "add", "concat"] = Field(
@@ -58,6 +60,10 @@ class QRConfig(BackendConfig):
         description="rows of each partition of each table, their product at least its ids; (N,) keeps a table full",
     )
 
+    @property
+    def sized(self) -> bool:
+        return self.radices is not None
+
 
 @register("qr")
 class QRBackend(ComposedBackend[QRConfig]):
@@ -75,7 +81,6 @@ class QRBackend(ComposedBackend[QRConfig]):
     Config = QRConfig
     needs_id_list = False
     default_ratio = 0.25
-    sizes = "radices"
 
     def __init__(self, spec: GroupSpec, config: QRConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -97,12 +102,12 @@ class QRBackend(ComposedBackend[QRConfig]):
             self.parts["split"] = Part(split, transform, table, combine, f"{partitions} partitions", rows)
 
     @classmethod
-    def check(cls, spec: GroupSpec, config: QRConfig) -> None:
-        super().check(spec, config)
+    def checked(cls, spec: GroupSpec, config: QRConfig) -> QRConfig:
         if config.modulus is not None and not spec.hashed:
-            raise UserError("embedding.options.modulus: for 63-bit hashed ids only; these have a list, leave it out")
+            raise SettingError("options.modulus", "for 63-bit hashed ids only; these have a list, leave it out")
         if config.radices is None:
-            return
+            return config
+        check_length("radices", spec, config.radices)
         partitions = config.partitions or max(len(r) for r in config.radices)
         for table, ids, radices in zip(spec.tables, _ids(spec, config), config.radices):
             if radices == (ids,) and not spec.hashed:
@@ -113,14 +118,15 @@ class QRBackend(ComposedBackend[QRConfig]):
                 count = min(max(2, partitions), MAX_PARTITIONS)
                 allowed = f"{full}{count} numbers from 1 to {max(2, ids):,} whose product is at least {ids:,}"
                 raise size_error("radices", table, list(radices), allowed)
+        return config
 
     @classmethod
-    def least(cls, spec: GroupSpec, config: QRConfig, stats: Stats | None) -> int:
-        return min(sum(_least(spec, config, p)) for p in _choices(config))
+    def smallest(cls, spec: GroupSpec, config: QRConfig, stats: Stats | None) -> QRConfig:
+        return cls.size(spec, config, 4 * min(sum(_least(spec, config, p)) for p in _choices(config)), stats)
 
     @classmethod
-    def size(cls, spec: GroupSpec, config: QRConfig, floats: int, stats: Stats | None) -> QRConfig:
-        dim, sizes = spec.embedding_dim, _ids(spec, config)
+    def size(cls, spec: GroupSpec, config: QRConfig, budget: int, stats: Stats | None) -> QRConfig:
+        dim, sizes, floats = spec.embedding_dim, _ids(spec, config), budget // 4
         partitions = next(p for p in _choices(config) if sum(_least(spec, config, p)) <= floats)
         width = _width(dim, partitions, config)
         shares = water_fill([n * dim for n in sizes], _least(spec, config, partitions), floats, config.balance)
@@ -149,7 +155,7 @@ def _ids(spec: GroupSpec, config: QRConfig) -> list[int]:
     if not spec.hashed:
         return [t.num_embeddings for t in spec.tables]
     if config.modulus is None:
-        raise UserError("embedding.options.modulus: missing; qr on 63-bit hashes needs it, e.g. 10000000")
+        raise SettingError("options.modulus", "missing; qr on 63-bit hashes needs it, e.g. 10000000")
     return [config.modulus] * len(spec.tables)
 
 

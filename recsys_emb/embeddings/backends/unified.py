@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from recsys_emb.embeddings.base import BackendConfig, GroupSpec, Stats, register
-from recsys_emb.embeddings.composed import Combiner, ComposedBackend, Concat, HashedRows, Part, add
+from recsys_emb.embeddings.base import GroupSpec, Stats, register
+from recsys_emb.embeddings.composed import Combiner, ComposedBackend, Concat, HashedRows, Part, SizedConfig, add
 from recsys_emb.embeddings.hashing import MAX_ROWS, seeds
 from recsys_emb.embeddings.tables import block_table
 
 
-class UnifiedConfig(BackendConfig):
+class UnifiedConfig(SizedConfig):
     """Options of ``unified``."""
 
     probes: int = Field(2, ge=1, le=16, description="c, rows per id; more: fewer equal vectors, slower")
@@ -28,6 +28,10 @@ class UnifiedConfig(BackendConfig):
         le=MAX_ROWS,
         description="M, rows that all tables share; more: fewer collisions, more bytes; absent: by the budget",
     )
+
+    @property
+    def sized(self) -> bool:
+        return self.rows is not None
 
 
 @register("unified")
@@ -44,7 +48,6 @@ class UnifiedBackend(ComposedBackend[UnifiedConfig]):
 
     Config = UnifiedConfig
     needs_id_list = False
-    sizes = "rows"
 
     def __init__(self, spec: GroupSpec, config: UnifiedConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -60,14 +63,14 @@ class UnifiedBackend(ComposedBackend[UnifiedConfig]):
         self.parts = nn.ModuleDict({"shared": Part(range(tables), transform, table, combine, "shared")})
 
     @classmethod
-    def least(cls, spec: GroupSpec, config: UnifiedConfig, stats: Stats | None) -> int:
-        return _width(spec, config)
+    def smallest(cls, spec: GroupSpec, config: UnifiedConfig, stats: Stats | None) -> UnifiedConfig:
+        return config.model_copy(update={"rows": 1})
 
     @classmethod
-    def size(cls, spec: GroupSpec, config: UnifiedConfig, floats: int, stats: Stats | None) -> UnifiedConfig:
+    def size(cls, spec: GroupSpec, config: UnifiedConfig, budget: int, stats: Stats | None) -> UnifiedConfig:
         width = _width(spec, config)
         most = min(MAX_ROWS, max(1, spec.full_bytes // (4 * width)))
-        return config.model_copy(update={"rows": min(floats // width, most)})
+        return config.model_copy(update={"rows": min(budget // (4 * width), most)})
 
 
 def _width(spec: GroupSpec, config: UnifiedConfig) -> int:

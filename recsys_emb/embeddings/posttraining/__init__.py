@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from recsys_emb.embeddings.posttraining.base import PostTraining, compress, posttraining_registry
+from recsys_emb.embeddings.posttraining.base import PostTraining, compress, min_compressed_bytes, posttraining_registry
 
-__all__ = ["PostTraining", "compress", "list_posttraining", "posttraining_registry"]
+__all__ = ["PostTraining", "compress", "list_posttraining", "min_compressed_bytes", "posttraining_registry"]
 
 
 def list_posttraining() -> list[str]:

@@ -91,7 +91,6 @@ class AffineRows(PostTraining[AffineConfig]):
         stats: Stats | None = None,
     ) -> Self:
         spec = trained.spec
-        cls.check_budget(spec, config, budget)
         made = cls(spec, config, trained.device)
         for _, place, rows in all_rows(trained):
             codes, scale, bias = quantise(

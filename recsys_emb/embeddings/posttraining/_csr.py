@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_emb.embeddings.base import EmbeddingBackend, budget_too_small
+from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.posttraining.base import all_rows, narrowest
 
 BLOCK = 32
@@ -71,16 +71,21 @@ def csr_types(dim: int, values: int) -> dict[str, torch.dtype]:
     }
 
 
+def csr_min_bytes(rows: int, dim: int) -> int:
+    """Bytes of row pointers to no values at all."""
+    types = csr_types(dim, rows * dim)
+    return -(-rows // BLOCK) * (BLOCK * types["lengths"].itemsize + types["starts"].itemsize)
+
+
 def fit_csr(
-    trained: EmbeddingBackend[Any], budget: int | None, wanted: int | None, method: str
+    trained: EmbeddingBackend[Any], budget: int | None, wanted: int | None
 ) -> tuple[tuple[int, ...], dict[str, Tensor]]:
     """The largest values of all tables in CSR form.
 
     Args:
         trained: whose rows.
-        budget: bytes to stay within; None for no limit.
+        budget: bytes to stay within, at least ``csr_min_bytes``; None for no limit.
         wanted: how many values to keep at most; None for as many as fit.
-        method: its name, for the error.
 
     Returns:
         values kept of each table, and the arrays of ``CSR``.
@@ -89,12 +94,8 @@ def fit_csr(
     dim, rows = spec.embedding_dim, spec.num_embeddings
     types = csr_types(dim, rows * dim)
     per_value = types["values"].itemsize + types["columns"].itemsize
-    blocks = -(-rows // BLOCK)
-    fixed = blocks * (BLOCK * types["lengths"].itemsize + types["starts"].itemsize)
+    fixed, blocks = csr_min_bytes(rows, dim), -(-rows // BLOCK)
     room = rows * dim if budget is None else (budget - fixed) // per_value
-    if room < 0:
-        assert budget is not None
-        raise budget_too_small(method, budget, fixed)
     above, ties, count = threshold(trained, min(room, rows * dim if wanted is None else wanted))
 
     device = trained.device

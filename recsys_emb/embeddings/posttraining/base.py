@@ -9,9 +9,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from recsys_emb.embeddings.base import C, EmbeddingBackend, GroupSpec, Stats, budget_too_small
+from recsys_emb.embeddings.base import BackendConfig, C, EmbeddingBackend, GroupSpec, Stats
 from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes, checked_stats
-from recsys_emb.errors import UserError
+from recsys_emb.errors import BudgetTooSmall, SettingError, UserError
 from recsys_emb.registry import Registry
 
 
@@ -32,11 +32,12 @@ class PostTraining(EmbeddingBackend[C]):
         Args:
             trained: any backend whose ids are listed; its rows are read in chunks.
             config: the user's options.
-            budget: bytes that the serving form may take at most; None leaves the method's own default.
+            budget: bytes that the serving form may take at most, no less than ``min_bytes``; None leaves the method's
+                own default.
             stats: id counts of the training split, where known.
 
         Raises:
-            UserError: the budget is out of reach, or the method needs counts that are not known.
+            UserError: the method needs counts that are not known.
         """
 
     @classmethod
@@ -45,13 +46,6 @@ class PostTraining(EmbeddingBackend[C]):
         made = cls(spec, config, "meta")
         made.load_state_dict(dict(arrays), assign=True)
         return made
-
-    @classmethod
-    def check_budget(cls, spec: GroupSpec, config: C, budget: int | None) -> None:
-        """For methods of one size: raises UserError when it is above the budget."""
-        needed = cls(spec, config, "meta").serving_bytes()
-        if budget is not None and needed > budget:
-            raise budget_too_small(cls.name, budget, needed)
 
 
 posttraining_registry: Registry[type[PostTraining[Any]]] = Registry(
@@ -80,19 +74,34 @@ def compress(
         UserError: unknown method or option, one that is found by fitting, ids without a list, or a budget out of
             reach.
     """
+    cls, config, known = _checked(trained.spec, method, stats, options)
+    limit = budget_bytes(budget, trained.spec.full_bytes)
+    if limit is not None and limit < (least := cls.min_bytes(trained.spec, config, known)):
+        raise BudgetTooSmall(method, limit, least)
+    return cls.fit(trained, config, limit, known).eval()
+
+
+def min_compressed_bytes(
+    spec: GroupSpec, method: str, stats: Stats | None = None, options: Mapping[str, Any] | None = None
+) -> int:
+    """Bytes of the smallest serving form of a post-training method. Raises UserError as ``compress`` does."""
+    cls, config, known = _checked(spec, method, stats, options)
+    return cls.min_bytes(spec, config, known)
+
+
+def _checked(
+    spec: GroupSpec, method: str, stats: Stats | None, options: Mapping[str, Any] | None
+) -> tuple[type[PostTraining[Any]], BackendConfig, Stats]:
+    """A method's class, its options and the counts that it may use."""
     cls = posttraining_registry.get(method)
-    if trained.spec.hashed:
-        first = next(t.name for t in trained.spec.tables if t.hashed)
+    if spec.hashed:
+        first = next(t.name for t in spec.tables if t.hashed)
         raise UserError(f"{method} walks all rows, but {first!r} holds 63-bit hashes, which have no list")
     config = backend_config(cls, options or {})
     for name in config.model_fields_set & set(cls.fitted):
         free = sorted(set(cls.Config.model_fields) - set(cls.fitted))
-        raise UserError(f"embedding.options.{name}: {method} finds it by itself; allowed: {', '.join(free)}")
-    limit = budget_bytes(budget, trained.spec.full_bytes)
-    made = cls.fit(trained, config, limit, checked_stats(trained.spec, stats or {}))
-    if limit is not None and made.serving_bytes() > limit:
-        raise budget_too_small(method, limit, made.serving_bytes())
-    return made.eval()
+        raise SettingError(f"options.{name}", f"{method} finds it by itself; allowed: {', '.join(free)}")
+    return cls, config, checked_stats(spec, stats or {})
 
 
 def all_rows(backend: EmbeddingBackend[Any]) -> Iterator[tuple[int, slice, Tensor]]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats, budget_too_small
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
 from recsys_emb.embeddings.composed import OwnRows, per_id, starts_of
 from recsys_emb.embeddings.posttraining.base import PostTraining, narrowest, register
 from recsys_emb.errors import UserError
@@ -69,6 +69,12 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
         return F.embedding(rows, self.values)
 
     @classmethod
+    def min_bytes(cls, spec: GroupSpec, config: DropUnseenConfig, stats: Stats | None = None) -> int:
+        counts = _counts(spec, stats)
+        least = config.min_count or int(max(c.max() for c in counts)) + 1
+        return _choose(spec, [kept_ids(c, least) for c in counts])[1]
+
+    @classmethod
     def fit(
         cls,
         trained: EmbeddingBackend[Any],
@@ -76,16 +82,10 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
         budget: int | None = None,
         stats: Stats | None = None,
     ) -> Self:
-        spec = trained.spec
-        unknown = [t.name for t in spec.tables if stats is None or t.name not in stats]
-        if stats is None or unknown:
-            raise UserError(f"drop_unseen needs the training counts of every id, and {unknown[0]!r} has none")
-        counts = [np.asarray(stats[t.name]) for t in spec.tables]
+        spec, counts = trained.spec, _counts(trained.spec, stats)
         least = config.min_count or _least_count(spec, counts, budget)
         kept = [kept_ids(c, least) for c in counts]
-        listed, needed = _choose(spec, kept)
-        if budget is not None and needed > budget:
-            raise budget_too_small(cls.name, budget, needed)
+        listed, _ = _choose(spec, kept)
         if not listed:
             kept = [np.arange(k[-1] + 1) for k in kept]
         sized = config.model_copy(update={"min_count": least, "rows": tuple(len(k) for k in kept), "listed": listed})
@@ -104,6 +104,14 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
             FieldReport(t.name, t.num_embeddings, k, dim, k * (4 * dim + item), "own and out-of-vocabulary")
             for t, k in zip(self.spec.tables, self.config.rows)
         ]
+
+
+def _counts(spec: GroupSpec, stats: Stats | None) -> list[np.ndarray]:
+    """Each table's. Raises UserError naming a table whose counts are not known."""
+    unknown = [t.name for t in spec.tables if stats is None or t.name not in stats]
+    if stats is None or unknown:
+        raise UserError(f"drop_unseen needs the training counts of every id, and {unknown[0]!r} has none")
+    return [np.asarray(stats[t.name]) for t in spec.tables]
 
 
 def kept_ids(counts: np.ndarray, least: int) -> np.ndarray:
@@ -132,8 +140,6 @@ def _least_count(spec: GroupSpec, counts: Sequence[np.ndarray], budget: int | No
     if budget is None or bytes_at(1) <= budget:
         return 1
     low, high = 1, int(max(c.max() for c in counts)) + 1
-    if bytes_at(high) > budget:
-        raise budget_too_small(DropUnseen.name, budget, bytes_at(high))
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if bytes_at(middle) <= budget else (middle, high)

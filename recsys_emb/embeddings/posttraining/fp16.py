@@ -42,7 +42,6 @@ class HalfRows(PostTraining[BackendConfig]):
         stats: Stats | None = None,
     ) -> Self:
         spec = trained.spec
-        cls.check_budget(spec, config, budget)
         made = cls(spec, config, trained.device)
         for _, place, rows in all_rows(trained):
             made.values[place] = rows.clamp(-LARGEST, LARGEST)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
 from recsys_emb.embeddings.composed import OwnRows, per_id
-from recsys_emb.embeddings.posttraining._csr import CSR, fit_csr
+from recsys_emb.embeddings.posttraining._csr import CSR, csr_min_bytes, fit_csr
 from recsys_emb.embeddings.posttraining._rows_columns import RowsColumns, fit_rows_columns
 from recsys_emb.embeddings.posttraining.base import PostTraining, register
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError
 
 DEFAULT_RATIO = 0.25
 
@@ -63,6 +63,11 @@ class Pruned(PostTraining[PruneConfig]):
         return self.stored(self.rows_of(ids, counts), per_id(self.tables, counts, ids))
 
     @classmethod
+    def min_bytes(cls, spec: GroupSpec, config: PruneConfig, stats: Stats | None = None) -> int:
+        elements = config.structure == "elements"
+        return csr_min_bytes(spec.num_embeddings, spec.embedding_dim) if elements else 0
+
+    @classmethod
     def fit(
         cls,
         trained: EmbeddingBackend[Any],
@@ -73,15 +78,15 @@ class Pruned(PostTraining[PruneConfig]):
         spec = trained.spec
         if config.structure == "rows_columns":
             if config.sparsity is not None:
-                raise UserError("embedding.options.sparsity: only for structure elements; give a budget")
+                raise SettingError("options.sparsity", "only for structure elements; give a budget")
             kept, widths, arrays = fit_rows_columns(trained, _bytes(spec, budget))
         else:
             values = spec.num_embeddings * spec.embedding_dim
             if config.sparsity is not None and budget is not None:
-                raise UserError("embedding.options.sparsity: a budget decides it already; give one of the two")
+                raise SettingError("options.sparsity", "a budget decides it already; give one of the two")
             wanted = None if config.sparsity is None else values - round(config.sparsity * values)
             limit = None if wanted is not None else _bytes(spec, budget)
-            kept, arrays = fit_csr(trained, limit, wanted, cls.name)
+            kept, arrays = fit_csr(trained, limit, wanted)
             widths = None
         sized = config.model_copy(update={"kept": kept, "widths": widths})
         return cls.filled(spec, sized, {f"stored.{name}": array for name, array in arrays.items()})

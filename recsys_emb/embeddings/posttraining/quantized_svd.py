@@ -9,13 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats, budget_too_small
+from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats
 from recsys_emb.embeddings.posttraining._affine import AffineRows, quantise
 from recsys_emb.embeddings.posttraining.base import PostTraining, register
 from recsys_emb.embeddings.posttraining.int4 import Int4Rows
 from recsys_emb.embeddings.posttraining.int8 import Int8Rows
 from recsys_emb.embeddings.posttraining.svd import Weighting, spectrum, weights_of
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError
 
 _CODES: dict[int, type[AffineRows]] = {4: Int4Rows, 8: Int8Rows}
 
@@ -72,6 +72,10 @@ class QuantizedSVD(PostTraining[QuantizedSVDConfig]):
         return _coded(self.spec.tables[t].num_embeddings, rank, self.config.bits, self.spec.embedding_dim)
 
     @classmethod
+    def min_bytes(cls, spec: GroupSpec, config: QuantizedSVDConfig, stats: Stats | None = None) -> int:
+        return _bytes(spec, _given_rank(spec, config) or 1, config.bits)
+
+    @classmethod
     def fit(
         cls,
         trained: EmbeddingBackend[Any],
@@ -81,7 +85,6 @@ class QuantizedSVD(PostTraining[QuantizedSVDConfig]):
     ) -> Self:
         spec = trained.spec
         config = config.model_copy(update={"rank": _rank(spec, config, budget)})
-        cls.check_budget(spec, config, budget)
         made = cls(spec, config, trained.device)
         for t in range(len(spec.tables)):
             made._take(trained, t, weights_of(spec, t, config, stats))
@@ -128,19 +131,18 @@ def _coded(ids: int, rank: int, bits: int, dim: int) -> bool:
     return _table_bytes(ids, rank, bits, dim) < 4 * ids * dim
 
 
+def _bytes(spec: GroupSpec, rank: int, bits: int) -> int:
+    return sum(_table_bytes(t.num_embeddings, rank, bits, spec.embedding_dim) for t in spec.tables)
+
+
+def _given_rank(spec: GroupSpec, config: QuantizedSVDConfig) -> int | None:
+    if config.rank is not None and config.rank > spec.embedding_dim:
+        raise SettingError("options.rank", f"{config.rank}; allowed: 1 to {spec.embedding_dim}")
+    return config.rank
+
+
 def _rank(spec: GroupSpec, config: QuantizedSVDConfig, budget: int | None) -> int:
-    dim = spec.embedding_dim
-    if config.rank is not None:
-        if config.rank > dim:
-            raise UserError(f"embedding.options.rank: {config.rank}; allowed: 1 to {dim}")
-        return config.rank
-    if budget is None:
-        return dim
-
-    def needed(rank: int) -> int:
-        return sum(_table_bytes(t.num_embeddings, rank, config.bits, dim) for t in spec.tables)
-
-    fitting = [rank for rank in range(1, dim + 1) if needed(rank) <= budget]
-    if not fitting:
-        raise budget_too_small(QuantizedSVD.name, budget, needed(1))
-    return max(fitting)
+    """The given rank, or the largest within the budget, which pays for at least 1."""
+    ranks = range(1, spec.embedding_dim + 1)
+    given = _given_rank(spec, config)
+    return given or max(r for r in ranks if budget is None or _bytes(spec, r, config.bits) <= budget)

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_emb.embeddings.backends.low_rank import LowRankBackend, LowRankConfig
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats, budget_too_small
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats
 from recsys_emb.embeddings.composed import Project, projected_floats, useful_width
 from recsys_emb.embeddings.posttraining.base import PostTraining, register
-from recsys_emb.errors import UserError
+from recsys_emb.errors import SettingError
 
 
 class Weighting(BackendConfig):
@@ -49,16 +49,15 @@ class SVDBackend(LowRankBackend, PostTraining[LowRankConfig]):
         cls, trained: EmbeddingBackend[Any], config: SVDConfig, budget: int | None = None, stats: Stats | None = None
     ) -> Self:
         spec = trained.spec
-        cls.check(spec, config)
+        config = cls.checked(spec, config)
         values, vectors = zip(
             *(spectrum(trained, t, weights_of(spec, t, config, stats)) for t in range(len(spec.tables)))
         )
         if config.ranks is None:
-            floats = (budget if budget is not None else int(cls.default_ratio * spec.full_bytes)) // 4
-            least = cls.least(spec, config, stats)
-            if budget is not None and floats < least:
-                raise budget_too_small(cls.name, budget, 4 * least)
-            config = config.model_copy(update={"ranks": tuple(allocate(spec, values, max(floats, least)))})
+            room = (
+                max(cls.min_bytes(spec, config), int(cls.default_ratio * spec.full_bytes)) if budget is None else budget
+            )
+            config = config.model_copy(update={"ranks": tuple(allocate(spec, values, room // 4))})
         made = cls(spec, cls.plan(spec, config, budget), trained.device)  # type: ignore[arg-type]
         made._take(trained, vectors)
         return made
@@ -85,7 +84,7 @@ def weights_of(spec: GroupSpec, table: int, config: Weighting, stats: Stats | No
     if config.weighting == "none" or (config.weighting == "auto" and not known):
         return None
     if stats is None or not known:
-        raise UserError(f"embedding.options.weighting: counts is impossible, {name!r} has no counts; use none")
+        raise SettingError("options.weighting", f"counts is impossible, {name!r} has no counts; use none")
     return torch.from_numpy(stats[name].clip(min=1)).double()
 
 

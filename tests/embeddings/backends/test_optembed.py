@@ -258,7 +258,7 @@ def test_rows_of_another_moment_are_inherited() -> None:
 
 def test_what_the_search_finds_is_not_an_option() -> None:
     found = {"widths": [1, 1, 1], "rows": [1, 1, 1]}
-    with pytest.raises(UserError, match=r"embedding.options.found: the search finds it"):
+    with pytest.raises(UserError, match=r"options.found: the search finds it"):
         plan_backend("optembed", SPEC, None, None, {"found": found})
     with pytest.raises(UserError, match=r"optembed cannot fit in 10 bytes; the least it can reach is 24 bytes"):
         plan_backend("optembed", SPEC, 10)

@@ -76,13 +76,13 @@ def test_a_small_budget_takes_more_partitions() -> None:
 
 
 def test_listed_ids_take_no_modulus() -> None:
-    with pytest.raises(UserError, match=r"embedding\.options\.modulus: for 63-bit hashed ids only"):
+    with pytest.raises(UserError, match=r"options\.modulus: for 63-bit hashed ids only"):
         plan_backend("qr", GroupSpec((TableSpec("t", 1000),), 4), options={"modulus": 100})
 
 
 def test_hashed_ids_need_a_modulus() -> None:
     spec = GroupSpec((TableSpec("a", 2**63 - 1, hashed=True),), 16)
-    with pytest.raises(UserError, match=r"embedding\.options\.modulus: missing"):
+    with pytest.raises(UserError, match=r"options\.modulus: missing"):
         plan_backend("qr", spec, 10**6)
     cls, config = plan_backend("qr", spec, 10**6, options={"modulus": 50_000})
     ids = torch.randint(0, 2**63 - 2, (20_000,), generator=torch.Generator().manual_seed(0))
