@@ -14,7 +14,7 @@ from recsys_emb.embeddings.composed import OwnRows, per_id
 from recsys_emb.embeddings.posttraining._csr import CSR, fit_csr
 from recsys_emb.embeddings.posttraining._rows_columns import RowsColumns, fit_rows_columns
 from recsys_emb.embeddings.posttraining.base import PostTraining, register
-from recsys_emb.errors import UserError
+from recsys_emb.errors import BudgetTooSmall, UserError
 
 DEFAULT_RATIO = 0.25
 
@@ -81,7 +81,15 @@ class Pruned(PostTraining[PruneConfig]):
                 raise UserError("embedding.options.sparsity: a budget decides it already; give one of the two")
             wanted = None if config.sparsity is None else values - round(config.sparsity * values)
             limit = None if wanted is not None else _bytes(spec, budget)
-            kept, arrays = fit_csr(trained, limit, wanted, cls.name)
+            try:
+                kept, arrays = fit_csr(trained, limit, wanted, cls.name)
+            except BudgetTooSmall as error:
+                if budget is not None:
+                    raise
+                raise UserError(
+                    f"{cls.name}: takes a quarter of the full tables, {limit:,} bytes, when no budget is given, and "
+                    f"cannot go below {error.least:,} bytes; give a budget from there on"
+                ) from None
             widths = None
         sized = config.model_copy(update={"kept": kept, "widths": widths})
         return cls.filled(spec, sized, {f"stored.{name}": array for name, array in arrays.items()})
