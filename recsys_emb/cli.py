@@ -120,7 +120,9 @@ def _print_json(value: Any) -> None:
 
 @app.command()
 def train(
-    config: Config,
+    config: Annotated[
+        Path | None, typer.Argument(help="A run's YAML file; --resume goes without.", metavar="CONFIG")
+    ] = None,
     overrides: Overrides = [],  # noqa: B006  typer copies it
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/MODEL-BACKEND-DATASET-SEED.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
@@ -142,7 +144,7 @@ def train(
         raise UserError(f"--resume: {out} holds no run to continue; leave out --resume to start one there")
     if out is None and started_by_torchrun():
         raise UserError("--out: name the run folder, so that all processes agree on it")
-    parsed = load_config(config, overrides)
+    parsed = load_config(config or _config_of(out, resume), overrides)
     folder = out or default_out(parsed)
     title = f"{parsed.model.name} {parsed.embedding.backend}"
     with stop_on_signals() as stop, _reporter(title, as_json or rank() > 0) as reporter:
@@ -154,6 +156,13 @@ def train(
         _print_json({"run": str(folder), **report})
     else:
         Console().print(run_table(report, folder))
+
+
+def _config_of(out: Path | None, resume: bool) -> Path:
+    """The config that a run to continue was started with."""
+    if out is None or not resume:
+        raise UserError("Missing argument 'CONFIG': a run's YAML file; only --out RUN --resume goes without")
+    return out / "config.yaml"
 
 
 def _reporter(title: str, silent: bool) -> Any:
@@ -221,6 +230,7 @@ def compact(
     ] = None,
     option: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Option of the method; repeatable.")] = [],  # noqa: B006  typer copies it
     evaluate: Annotated[bool, typer.Option(help="Measure the artifact on the test split.")] = True,
+    data: Annotated[Path | None, typer.Option(help="Where the run's dataset is now, if it was moved.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a finished run as an artifact: the embedding in its serving bytes, the model, the vocabularies."""
@@ -229,7 +239,7 @@ def compact(
     from recsys_emb.serving import write_artifact
     from recsys_emb.training.run_dir import load_run
 
-    report = write_artifact(load_run(run), out, method, budget, parse_options(option), evaluate)
+    report = write_artifact(load_run(run), out, method, budget, parse_options(option), evaluate, data)
     if as_json:
         _print_json({"artifact": str(out), **report})
     else:

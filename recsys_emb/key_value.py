@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from recsys_emb.errors import UserError
+
+_PART = r"""(?:"[^"]*"|'[^']*'|[^."'=]+)"""
+_TEXT = re.compile(rf"({_PART}(?:\.{_PART})*)=(.*)", re.DOTALL)
 
 
 def place(tree: dict[str, Any], text: str, flag: str, example: str, parse: Callable[[str], Any]) -> None:
@@ -13,7 +17,7 @@ def place(tree: dict[str, Any], text: str, flag: str, example: str, parse: Calla
 
     Args:
         tree: is changed.
-        text: ``key=value`` or ``section.key=value``.
+        text: ``key=value`` or ``section.key=value``; a name that holds dots stands in quotes, ``widths."C.1"=4``.
         flag: that the text was given with, for messages.
         example: a right text, for messages.
         parse: of the value; raises ValueError when it is none.
@@ -21,16 +25,16 @@ def place(tree: dict[str, Any], text: str, flag: str, example: str, parse: Calla
     Raises:
         UserError: no ``=``, no value, or a section that is a value.
     """
-    key, equals, given = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"{flag} {text!r}: expected KEY=VALUE such as {example}")
-    *parents, last = key.split(".")
+    match = _TEXT.fullmatch(text)
+    if match is None:
+        raise UserError(f"{flag} {text!r}: expected KEY=VALUE such as {example}; a name with dots stands in quotes")
+    *parents, last = (part[1:-1] if part[0] in "\"'" else part for part in re.findall(_PART, match[1]))
     node = tree
     for part in parents:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
             raise UserError(f"{flag} {text!r}: {part!r} is a value, not a section")
     try:
-        node[last] = parse(given)
+        node[last] = parse(match[2])
     except ValueError:
-        raise UserError(f"{flag} {text!r}: {given!r} is not a YAML value") from None
+        raise UserError(f"{flag} {text!r}: {match[2]!r} is not a YAML value") from None

@@ -36,11 +36,17 @@ def _allowed(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     kind = entry.get("type", "anything")
     if kind == "array":
         items = entry.get("items") or (entry.get("prefixItems") or [{}])[0]
-        return f"list of {_allowed(items, definitions)}"
+        return f"list of {_plural(_allowed(items, definitions))}"
     if kind == "object":
         values = entry.get("additionalProperties")
         return f"mapping to {_allowed(values, definitions)}" if isinstance(values, Mapping) else "mapping"
     return f"{kind}{_range(entry)}"
+
+
+def _plural(text: str) -> str:
+    """``integers from 1`` of ``integer from 1``; what is no type stays as it is."""
+    kind, space, bounds = text.partition(" ")
+    return f"{kind}s{space}{bounds}" if kind in ("integer", "number", "string", "boolean") else text
 
 
 def _range(entry: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from recsys_emb.option_docs import document
+
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first mistake of a ValidationError as ``key: what was wrong, what was given; what is allowed``."""
@@ -23,7 +25,20 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         return f"{key}: missing"
     if first["type"] == "value_error":  # raised by our own validators: the message says it all
         return f"{key}: {first['ctx']['error']}"
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+    message = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+    return message if first["type"] in _SAY_IT_ALL else f"{message}{_allowed(model, path)}"
+
+
+_SAY_IT_ALL = ("literal_error", "enum")
+
+
+def _allowed(model: type[BaseModel], path: Sequence[str]) -> str:
+    """What a field may be, for the end of a message; nothing where the mistake is in no field."""
+    at = next((i for i in range(len(path)) if path[i] not in _section(model, path[:i]).model_fields), len(path))
+    if not at:
+        return ""
+    options = {option["key"]: option["allowed"] for option in document(_section(model, path[: at - 1]))}
+    return f"; allowed: {options[path[at - 1]]}"
 
 
 def _section(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -53,6 +54,28 @@ def test_train_evaluate_compare(capsys, monkeypatch, config: Path, tmp_path: Pat
     assert page.with_suffix(".png").is_file()
 
 
+def test_a_run_is_used_from_another_folder(capsys, monkeypatch, config: Path, prepared: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "clicks", tmp_path / "run"
+    shutil.copytree(prepared, data)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    relative = ("--set", "data.path=clicks", "--out", str(out))
+    code, trained, _ = run(capsys, monkeypatch, "train", str(config), *relative, "--json")
+    assert code == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, continued, _ = run(capsys, monkeypatch, "train", "--out", str(out), "--resume", "--json")
+    assert code == 0
+    assert json.loads(continued) == json.loads(trained)
+    data = data.rename(tmp_path / "moved")
+    code, _, err = run(capsys, monkeypatch, "compact", str(out), "--out", "artifact")
+    assert code == 2
+    assert f"{out}: its dataset {tmp_path}/clicks is gone; put it back, or pass --data DIR" in err
+    for command in (("compact", str(out), "--out", "artifact"), ("evaluate", str(out))):
+        code, figures, _ = run(capsys, monkeypatch, *command, "--data", str(data), "--json")
+        assert code == 0
+        assert json.loads(figures)["auc"] == pytest.approx(json.loads(trained)["auc"], abs=1e-6)
+
+
 def test_tables_for_people(capsys, monkeypatch, config: Path, tmp_path: Path) -> None:
     code, out, _ = run(capsys, monkeypatch, "train", str(config), "--out", str(tmp_path / "run"), "--set", "seed=7")
     assert code == 0
@@ -88,6 +111,7 @@ def test_validate(capsys, monkeypatch, config: Path, prepared: Path) -> None:
         (["trian"], "No such command 'trian'"),
         (["train", "nope.yaml"], "config nope.yaml: No such file"),
         (["train", "CONFIG", "--set", "training.epochs=0"], "training.epochs"),
+        (["train", "CONFIG", "--set", "model={name: deepfm, hidden: abc}"], "allowed: list of integers from 1"),
         (["train", "CONFIG", "--set", "model.nam=fm"], "did you mean 'name'"),
         (["train", "CONFIG", "--set", "data.path=/nowhere"], "does not exist; make one with `recsys-emb data prepare`"),
         (["train", "CONFIG", "--out", "TMP"], "exists already; continue it with --resume"),

@@ -35,7 +35,7 @@ def test_every_kind_of_option_in_words() -> None:
     assert {key: row["allowed"] for key, row in rows.items() if key != "way"} == {
         "size": "integer from 1 to 2,000,000 or null",
         "share": "number above 0 below 1",
-        "widths": "list of integer from 0 or null",
+        "widths": "list of integers from 0 or null",
         "by_name": "mapping to integer",
         "inner": "mapping or null",
         "on": "boolean",

@@ -43,8 +43,7 @@ class Supernet:
     """
 
     def __init__(self, run: RunDir, rows: int | None = SCORED_ROWS) -> None:
-        config, dataset = run.config, open_dataset(run.config.data.path)
-        run.check_dataset(dataset)
+        config, dataset = run.config, run.open_dataset()
         device = runtime.pick_device(config.device)
         precision = runtime.pick_precision(config.training.precision, device)
         runtime.configure(config.seed, precision)

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from recsys_emb.data.folder import checksum
-from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.data.store import EncodedDataset
 from recsys_emb.embeddings.base import EmbeddingBackend, Stats
 from recsys_emb.embeddings.budget import Budget
 from recsys_emb.embeddings.posttraining import compress
@@ -48,6 +48,7 @@ def write_artifact(
     budget: Budget = None,
     options: Mapping[str, Any] | None = None,
     evaluate: bool = True,
+    data: Path | None = None,
 ) -> dict[str, Any]:
     """Writes the artifact of a finished run; nothing is at ``out`` until all is done.
 
@@ -58,6 +59,7 @@ def write_artifact(
         budget: bytes that the embedding may take: a ratio to the full tables, bytes, or a size such as ``"20MB"``.
         options: the method's own options.
         evaluate: measure on the test split, and by how much the logits differ from the run's (``logit_error``).
+        data: where the run's dataset is now, or one that was prepared alike; absent: where it was in training.
 
     Returns:
         The report: the keys of a run's report with the artifact's figures, ``method``, ``dense_bytes``,
@@ -72,8 +74,7 @@ def write_artifact(
         raise UserError("--option: options belong to a --method; name one")
     trained = run.report
     config = run.config
-    dataset = open_dataset(config.data.path)
-    run.check_dataset(dataset)
+    dataset = run.open_dataset(data)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
     before = predict_split(model, dataset, "test", config, precision).logits if evaluate else None

@@ -119,7 +119,8 @@ def train(
 def _train(
     config: RunConfig, out: Path, reporter: Reporter, resume: bool, test: bool, stop: StopMark
 ) -> dict[str, Any]:
-    dataset = open_dataset(config.data.path)
+    again = resume and (out / "config.yaml").is_file()
+    dataset = RunDir.open(out).open_dataset() if again else open_dataset(config.data.path)
     device = runtime.pick_device(config.device)
     precision = runtime.pick_precision(config.training.precision, device)
     planned = plan(config, dataset)
@@ -238,8 +239,7 @@ def restore(run: RunDir) -> tuple[CTRModel, str]:
 def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict[str, Any]:
     """Metrics of a run's best weights on a split of its own dataset, or of another prepared with the same schema."""
     config = run.config
-    dataset = open_dataset(data or config.data.path)
-    run.check_dataset(dataset)
+    dataset = run.open_dataset(data)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
     figures = metrics.evaluate(predict_split(model, dataset, split, config, precision))

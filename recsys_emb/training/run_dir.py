@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recsys_emb.config import RunConfig, dump_config, load_config
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.data.store import EncodedDataset
+from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, read_json_as, read_json_lines, write_json, write_text
 from recsys_emb.training.lock import LOCK
@@ -72,6 +72,22 @@ class RunDir:
     def schema(self) -> DatasetSchema:
         return read_json_as(self.path / "schema.json", DatasetSchema)
 
+    def open_dataset(self, data: Path | None = None) -> EncodedDataset:
+        """The dataset of the run, found from whatever folder; or ``data``, one that was prepared alike.
+
+        Raises:
+            UserError: it is gone, or the run's ids do not mean there what they meant in training.
+        """
+        recorded = Path(read_json(self.path / "dataset.json").get("path", ""))
+        path = data or (recorded if recorded.is_dir() else self.config.data.path)
+        if data is None and not path.exists():
+            raise UserError(
+                f"{self.path}: its dataset {recorded} is gone; put it back, or pass --data DIR to evaluate or compact"
+            )
+        dataset = open_dataset(path)
+        self.check_dataset(dataset)
+        return dataset
+
     def check_dataset(self, dataset: EncodedDataset) -> None:
         """Raises UserError unless the run's ids mean in ``dataset`` what they meant in training."""
         known = read_json(self.path / "dataset.json").get("fingerprint")
@@ -87,7 +103,7 @@ class RunDir:
     @property
     def how_to_continue(self) -> str:
         """Advice for messages about an unfinished run."""
-        return f"continue it with `recsys-emb train {self.path}/config.yaml --out {self.path} --resume`"
+        return f"continue it with `recsys-emb train --out {self.path} --resume`"
 
     @property
     def report(self) -> dict[str, Any]:

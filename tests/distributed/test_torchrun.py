@@ -72,7 +72,7 @@ def test_a_process_that_dies_ends_all_and_the_run_continues(prepared: Path, tmp_
         started.kill()
     assert started.returncode == 1
     assert f"Signal 9 (SIGKILL) received by PID {ranks[1]}" in error
-    how = f"recsys-emb train {out}/config.yaml --out {out} --resume"
+    how = f"recsys-emb train --out {out} --resume"
     assert f"rank 0: another process of the run ended, see its message; continue it with `{how}`" in error
     assert not any(Path(f"/proc/{pid}").exists() for pid in [*first, *ranks])
     assert not (out / "DONE").exists()

@@ -81,7 +81,7 @@ def test_what_is_no_finished_run_is_a_one_line_error(make_run, tmp_path):
     cases = {
         tmp_path / "nowhere": "no such folder",
         tmp_path: "not a run folder",
-        make_run("unfinished", done=False): r"no DONE\); .*train \S+/config.yaml --out \S+unfinished --resume`",
+        make_run("unfinished", done=False): r"no DONE\); .*train --out \S+unfinished --resume`",
         no_report: r"not finished \(no report.json\)",
         torn: "report.json: not valid JSON",
         short: "lacks the key 'dataset'",

@@ -59,7 +59,7 @@ def test_a_signal_saves_and_says_how_to_continue(
     _, first, last = in_phase[len(in_phase) // 2]
     stopped = victim.train(by, (first + last) // 2 if phase == "a step" else first + 2)
     assert stopped.code == code
-    how = f"recsys-emb train {victim.out}/config.yaml --out {victim.out} --resume"
+    how = f"recsys-emb train --out {victim.out} --resume"
     assert stopped.err == f"recsys-emb: stopped by {by.name}; continue it with `{how}`\n"
     steps = [int(p.name.removeprefix("step-")) for p in (victim.out / "checkpoints/train").glob("step-*")]
     assert (max(steps) % 4 == 0) == (phase == "evaluating")  # where the signal came
@@ -89,7 +89,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(whole: Any, tmp_path: Path) -> No
     victim = Victim(reference.config, tmp_path / "a")
     full = victim.train(file_bytes=checkpoint_bytes(reference) - 1)
     assert full.code == 2
-    how = f"recsys-emb train {victim.out}/config.yaml --out {victim.out} --resume"
+    how = f"recsys-emb train --out {victim.out} --resume"
     assert full.err.count("\n") == 1
     assert f"File too large; the last checkpoint is as it was: mend this, then continue it with `{how}`" in full.err
     done = victim.train()

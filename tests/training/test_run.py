@@ -304,7 +304,7 @@ def test_damaged_weights_of_a_finished_run_are_not_replaced_by_others(prepared: 
 
 def test_a_run_without_a_checkpoint_says_the_whole_command(prepared: Path, tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run", config_for(prepared), open_dataset(prepared))
-    with pytest.raises(UserError, match=f"no checkpoint yet; .*/config.yaml --out {run.path} --resume"):
+    with pytest.raises(UserError, match=f"no checkpoint yet; .*train --out {run.path} --resume"):
         running.restore(run)
 
 

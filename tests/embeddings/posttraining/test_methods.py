@@ -261,6 +261,12 @@ def test_a_sparsity_and_a_budget_exclude_each_other() -> None:
         compress(trained(), "prune", 0.1, options={"sparsity": 0.5})
 
 
+def test_pruning_that_cannot_reach_its_own_default_speaks_of_no_budget_that_was_given() -> None:
+    narrow = trained(GroupSpec((TableSpec("a", 1000),), 1))  # 4 bytes a row; a row pointer alone takes more than 1
+    with pytest.raises(UserError, match=r"^prune: takes a quarter .* 1,000 bytes, when no budget is given, and cannot"):
+        compress(narrow, "prune")
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
