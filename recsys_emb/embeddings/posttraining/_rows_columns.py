@@ -14,7 +14,6 @@ from recsys_emb.embeddings.composed import starts_of
 from recsys_emb.embeddings.posttraining.base import narrowest
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 
-
 Strengths = tuple[list[Tensor], list[Tensor]]
 """Root mean squares of each table's rows, float32 [N], and columns, [D]."""
 
