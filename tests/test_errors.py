@@ -30,5 +30,8 @@ def test_a_setting_is_called_what_the_innermost_who_knows_calls_it() -> None:
     ):
         raise BudgetTooSmall("full", 7, 12)
     assert raised.value.min_bytes == 12
-    with pytest.raises(SettingError, match="^embedding.options.rows: 0$"), settings_written_as("embedding.{}".format):
+    with (
+        pytest.raises(SettingError, match=r"^embedding\.options\.rows: 0$"),
+        settings_written_as("embedding.{}".format),
+    ):
         raise SettingError("options.rows", "0")

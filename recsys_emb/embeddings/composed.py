@@ -276,9 +276,12 @@ class ComposedBackend(EmbeddingBackend[S]):
         config = cls.checked(spec, config)
         if config.sized:
             return config
-        if budget is None:
-            budget = max(cls.min_bytes(spec, config, stats), int(cls.default_ratio * spec.full_bytes))
-        return cls.size(spec, config, budget, stats)
+        return cls.size(spec, config, cls.default_bytes(spec, config, stats) if budget is None else budget, stats)
+
+    @classmethod
+    def default_bytes(cls, spec: GroupSpec, config: S, stats: Stats | None) -> int:
+        """What takes the place of a budget that is not given."""
+        return max(cls.min_bytes(spec, config, stats), int(cls.default_ratio * spec.full_bytes))
 
 
 def size_error(option: str, table: TableSpec, given: object, allowed: str) -> SettingError:

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.posttraining.base import all_rows, narrowest
+from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 
 BLOCK = 32
 """Rows that share one full row pointer; inside, the row lengths are added up."""
 
+Fits = Callable[[int, int], bool]
+"""Whether so many values in so many rows may be kept; false for more of either where it is false for less."""
+
 
 class CSR(nn.Module):
-    """K non-zero values of N rows, D columns.
+    """K non-zero values in R of N rows, D columns.
 
-    values [K] float32 and columns [K], row after row; lengths [ceil(N / 32), 32], values of each row; starts
-    [ceil(N / 32)], the position of every 32nd row's first value. Columns and lengths are uint8 up to D = 255 (else
-    int16), starts int32 up to 2^31 values: 5 K + 1.125 N bytes, where full row pointers would take 5 K + 4 N.
+    values [K] float32 and columns [K], row after row; lengths [ceil(R / 32), 32], values of each row; starts
+    [ceil(R / 32)], the position of every 32nd row's first value. Columns and lengths are uint8 up to D = 255 (else
+    int16), starts int32 up to 2^31 values: 5 K + 1.125 R bytes, where full row pointers would take 5 K + 4 R.
+
+    R is N, or where that takes less the rows that have a value, in front of which stands an index of them, at most
+    3/16 N bytes (Buluc and Gilbert, "On the Representation and Multiplication of Hypersparse Matrices", 2008, whose
+    doubly compressed form lists them).
+
+    Args:
+        sizes: rows of each table, N in sum.
+        dim: D.
+        rows: stored rows of each table, R in sum.
+        values: values of each table, K in sum.
+        device: where the arrays are made.
     """
 
     values: Tensor
@@ -29,21 +46,33 @@ class CSR(nn.Module):
     starts: Tensor
 
     def __init__(
-        self, sizes: Sequence[int], dim: int, kept: Sequence[int], device: torch.device | str | None = None
+        self,
+        sizes: Sequence[int],
+        dim: int,
+        rows: Sequence[int],
+        values: Sequence[int],
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.dim, self.sizes, self.kept = dim, list(sizes), list(kept)
-        rows, values = sum(sizes), sum(kept)
-        blocks = -(-rows // BLOCK)
-        shapes = {"values": (values,), "columns": (values,), "lengths": (blocks, BLOCK), "starts": (blocks,)}
-        for name, dtype in csr_types(dim, values).items():
+        self.dim, self.rows, self.kept = dim, list(rows), list(values)
+        total, stored = sum(values), sum(rows)
+        blocks = -(-stored // BLOCK)
+        shapes = {"values": (total,), "columns": (total,), "lengths": (blocks, BLOCK), "starts": (blocks,)}
+        for name, dtype in csr_types(dim, total).items():
             self.register_buffer(name, torch.empty(shapes[name], dtype=dtype, device=device))
+        self.index = RowIndex(sum(sizes), stored, device)
 
     def forward(self, rows: Tensor, tables: Tensor) -> Tensor:
         """rows int64 [n] -> float [n, D]."""
+        out = self.values.new_zeros(len(rows) * self.dim)
+        if not self.index.rows:
+            return out.view(len(rows), self.dim)
+        rows, found = self.index(rows)
         block, inside = rows // BLOCK, rows % BLOCK
         lengths = self.lengths.index_select(0, block)  # [n, 32]
         length = lengths.gather(1, inside[:, None])[:, 0].long()
+        if found is not None:
+            length = length * found
         behind = torch.arange(BLOCK, device=rows.device) >= inside[:, None]
         start = self.starts.index_select(0, block).long() + lengths.masked_fill_(behind, 0).sum(1)
         total = int(length.sum())
@@ -52,14 +81,13 @@ class CSR(nn.Module):
         entry, place = (x.repeat_interleave(length, output_size=total) for x in (start - first, places))
         entry = entry + torch.arange(total, device=rows.device)
         place = place + self.columns.index_select(0, entry)
-        out = self.values.new_zeros(len(rows) * self.dim)
         return out.scatter_(0, place, self.values.index_select(0, entry)).view(len(rows), self.dim)
 
     def per_table(self) -> list[tuple[int, int, int]]:
-        """Rows, columns and bytes of each table, without ``starts`` and the end of ``lengths``."""
+        """Rows, columns and bytes of each table, without what they share: ``starts``, index, the end of ``lengths``."""
         value = self.values.dtype.itemsize + self.columns.dtype.itemsize
         lengths = self.lengths.dtype.itemsize
-        return [(n, self.dim, k * value + n * lengths) for n, k in zip(self.sizes, self.kept)]
+        return [(n, self.dim, k * value + n * lengths) for n, k in zip(self.rows, self.kept)]
 
 
 def csr_types(dim: int, values: int) -> dict[str, torch.dtype]:
@@ -71,93 +99,101 @@ def csr_types(dim: int, values: int) -> dict[str, torch.dtype]:
     }
 
 
-def csr_min_bytes(rows: int, dim: int) -> int:
-    """Bytes of row pointers to no values at all."""
-    types = csr_types(dim, rows * dim)
-    return -(-rows // BLOCK) * (BLOCK * types["lengths"].itemsize + types["starts"].itemsize)
+def csr_bytes(ids: int, dim: int, rows: int, values: int) -> int:
+    """Bytes of ``CSR`` with ``rows`` of ``ids`` rows stored."""
+    size = {name: dtype.itemsize for name, dtype in csr_types(dim, values).items()}
+    per_block = BLOCK * size["lengths"] + size["starts"]
+    return values * (size["values"] + size["columns"]) + -(-rows // BLOCK) * per_block + index_bytes(ids, rows)
 
 
-def fit_csr(
-    trained: EmbeddingBackend[Any], budget: int | None, wanted: int | None
-) -> tuple[tuple[int, ...], dict[str, Tensor]]:
-    """The largest values of all tables in CSR form.
+def stored_rows(ids: int, dim: int, filled: int, values: int) -> int:
+    """R of the form that takes the least bytes when ``filled`` rows have a value."""
+    return min((ids, filled), key=lambda rows: csr_bytes(ids, dim, rows, values))
 
-    Args:
-        trained: whose rows.
-        budget: bytes to stay within, at least ``csr_min_bytes``; None for no limit.
-        wanted: how many values to keep at most; None for as many as fit.
+
+def fit_csr(trained: EmbeddingBackend[Any], fits: Fits) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Tensor]]:
+    """The largest values of all tables, as many as fit.
 
     Returns:
-        values kept of each table, and the arrays of ``CSR``.
+        rows and values kept of each table, and the arrays of ``CSR``.
     """
-    spec = trained.spec
-    dim, rows = spec.embedding_dim, spec.num_embeddings
-    types = csr_types(dim, rows * dim)
-    per_value = types["values"].itemsize + types["columns"].itemsize
-    fixed, blocks = csr_min_bytes(rows, dim), -(-rows // BLOCK)
-    room = rows * dim if budget is None else (budget - fixed) // per_value
-    above, ties, count = threshold(trained, min(room, rows * dim if wanted is None else wanted))
-
-    device = trained.device
-    values = torch.empty(count, device=device)
-    columns = torch.empty(count, dtype=types["columns"], device=device)
-    lengths = torch.zeros(blocks * BLOCK, dtype=types["lengths"], device=device)
+    spec, device = trained.spec, trained.device
+    dim, ids = spec.embedding_dim, spec.num_embeddings
+    above, values, rows = threshold(trained, fits)
+    types = csr_types(dim, ids * dim)
     kept = [0] * len(spec.tables)
-    at = 0
+    lengths = torch.zeros(ids, dtype=types["lengths"], device=device)
+    pieces = [(torch.empty(0, device=device), torch.empty(0, dtype=types["columns"], device=device))]
     for table, place, chunk in all_rows(trained):
         bits = _magnitude(chunk)
         keep = bits > above
-        if ties:  # of values equal to the threshold only so many fit
-            equal = (bits == above).flatten().nonzero()[:ties, 0]
-            keep.view(-1)[equal] = True
-            ties -= len(equal)
-        where = keep.nonzero()
-        end = at + len(where)
-        values[at:end] = chunk[keep]
-        columns[at:end] = where[:, 1].to(columns.dtype)
-        lengths[place] = keep.sum(1).to(lengths.dtype)
-        kept[table] += len(where)
-        at = end
-    lengths = lengths.view(blocks, BLOCK)
+        if above:  # of values equal to the threshold only so many fit; zeros are never kept
+            equal = (bits == above).nonzero()
+            first = F.pad(equal[1:, 0] != equal[:-1, 0], (1, 0), value=True)[: len(equal)]
+            new = first & ~keep.any(1).index_select(0, equal[:, 0])
+            rows_then = rows + new.cumsum(0)
+            more = bisect_left(range(len(equal)), True, key=lambda i: not fits(values + i + 1, int(rows_then[i])))
+            keep[equal[:more, 0], equal[:more, 1]] = True
+            values, rows = values + more, int(rows_then[more - 1]) if more else rows
+        pieces.append((chunk[keep], keep.nonzero()[:, 1].to(types["columns"])))
+        lengths[place] = keep.sum(1).to(types["lengths"])
+        kept[table] += len(pieces[-1][0])
+
+    stored = stored_rows(ids, dim, rows, values)
+    index = RowIndex(ids, stored, device)
+    counts = [t.num_embeddings for t in spec.tables]
+    if stored < ids:
+        filled = lengths.nonzero()[:, 0]
+        index.fill(filled)
+        counts = [int((part > 0).sum()) for part in lengths.split(counts)]
+        lengths = lengths[filled]
+    lengths = F.pad(lengths, (0, -stored % BLOCK)).view(-1, BLOCK)
     in_block = lengths.sum(1)
-    starts = (in_block.cumsum(0) - in_block).to(csr_types(dim, count)["starts"])
-    return tuple(kept), {"values": values, "columns": columns, "lengths": lengths, "starts": starts}
+    arrays = {
+        "values": torch.cat([v for v, _ in pieces]),
+        "columns": torch.cat([c for _, c in pieces]),
+        "lengths": lengths,
+        "starts": (in_block.cumsum(0) - in_block).to(csr_types(dim, values)["starts"]),
+        **{f"index.{name}": array for name, array in index.state_dict().items()},
+    }
+    return tuple(counts), tuple(kept), arrays
 
 
-def threshold(trained: EmbeddingBackend[Any], count: int) -> tuple[int, int, int]:
-    """The magnitude above which values are among the ``count`` largest: exact, in two passes over the rows.
+def threshold(trained: EmbeddingBackend[Any], fits: Fits) -> tuple[int, int, int]:
+    """The least magnitude above which all values fit: exact, in two passes over the rows.
 
     A float's bits without the sign rise with its magnitude, so the upper 16 bits are counted first, then the lower 16
     of those values whose upper ones are at the limit.
 
     Returns:
-        the bits of the threshold, how many of the values equal to it are kept, how many are kept in all; zeros never.
+        the bits of the threshold, how many values are above it, and how many rows have one.
     """
-    if count == 0:
-        return torch.iinfo(torch.int32).max, 0, 0
     high = torch.zeros(1 << 15, dtype=torch.int64)
-    zeros = 0
+    largest = []  # of each row
     for _, _, chunk in all_rows(trained):
-        bits = _magnitude(chunk).flatten()
-        zeros += int((bits == 0).sum())
-        high += torch.bincount(bits >> 16, minlength=1 << 15).cpu()
-    count = min(count, int(high.sum()) - zeros)
-    if count == 0:
-        return torch.iinfo(torch.int32).max, 0, 0
-    prefix, before = _reach(high, count)
+        bits = _magnitude(chunk)
+        largest.append(bits.amax(1).cpu())
+        high += torch.bincount(bits.flatten() >> 16, minlength=1 << 15).cpu()
+    ordered = torch.cat(largest).sort().values
+
+    def rows(limit: int) -> int:
+        return len(ordered) - int(torch.searchsorted(ordered, limit, right=True))
+
+    above_high = _from(high)
+    prefix = bisect_left(range(1, len(high)), True, key=lambda p: fits(above_high[p], rows((p << 16) - 1)))
     low = torch.zeros(1 << 16, dtype=torch.int64)
     for _, _, chunk in all_rows(trained):
         bits = _magnitude(chunk).flatten()
         low += torch.bincount(bits[bits >> 16 == prefix] & 0xFFFF, minlength=1 << 16).cpu()
-    suffix, more = _reach(low, count - before)
-    return prefix << 16 | suffix, count - before - more, count
+    above_low = [above_high[prefix + 1] + n for n in _from(low)]
+    suffix = bisect_left(range(len(low) - 1), True, key=lambda s: fits(above_low[s + 1], rows(prefix << 16 | s)))
+    limit = prefix << 16 | suffix
+    return limit, above_low[suffix + 1], rows(limit)
 
 
-def _reach(histogram: Tensor, count: int) -> tuple[int, int]:
-    """The largest bin so that it and those above hold ``count`` or more, and how many those above hold."""
-    from_top = histogram.flip(0).cumsum(0)
-    at = int(torch.searchsorted(from_top, count))
-    return len(histogram) - 1 - at, int(from_top[at] - histogram.flip(0)[at])
+def _from(histogram: Tensor) -> list[int]:
+    """How many there are in each bin and all above it, and a 0 behind the last."""
+    return [*histogram.flip(0).cumsum(0).flip(0).tolist(), 0]
 
 
 def _magnitude(rows: Tensor) -> Tensor:

@@ -12,49 +12,56 @@ from torch import Tensor, nn
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.composed import starts_of
 from recsys_emb.embeddings.posttraining.base import narrowest
+from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 
-ID_TYPE = torch.int32
+Strengths = tuple[list[Tensor], list[Tensor]]
+"""Root mean squares of each table's rows, float32 [N], and columns, [D]."""
 
 
 class RowsColumns(nn.Module):
     """K_t rows and W_t columns of each table t; all else is 0.
 
-    values: float32 [sum K_t W_t], table after table; ids: int32 [sum K_t], which rows, counted over all tables (int64
-    from 2^31 rows on); columns: uint8 [sum W_t] (int16 above D = 256). 4 sum K_t (W_t + 1) + sum W_t bytes.
+    values: float32 [sum K_t W_t], table after table; columns: uint8 [sum W_t] (int16 above D = 256); index: which of
+    the N rows, counted over all tables. 4 sum K_t W_t + sum W_t bytes, and at most 3/16 N for the index.
+
+    Args:
+        sizes: rows of each table, N in sum.
+        dim: D.
+        rows: K_t.
+        widths: W_t.
+        device: where the arrays are made.
     """
 
     values: Tensor
-    ids: Tensor
     columns: Tensor
 
     def __init__(
         self,
         sizes: Sequence[int],
         dim: int,
-        kept: Sequence[int],
+        rows: Sequence[int],
         widths: Sequence[int],
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.dim, self.kept, self.widths = dim, list(kept), list(widths)
-        shapes = {"values": sum(k * w for k, w in zip(kept, widths)), "ids": sum(kept), "columns": sum(widths)}
-        for name, dtype in stored_types(sum(sizes), dim).items():
-            self.register_buffer(name, torch.empty(shapes[name], dtype=dtype, device=device))
-        self.row_starts = starts_of(kept)
-        self.value_starts = starts_of([k * w for k, w in zip(kept, widths)])
+        self.dim, self.rows, self.widths = dim, list(rows), list(widths)
+        values = sum(k * w for k, w in zip(rows, widths))
+        self.register_buffer("values", torch.empty(values, device=device))
+        self.register_buffer("columns", torch.empty(sum(widths), dtype=narrowest(dim - 1), device=device))
+        self.index = RowIndex(sum(sizes), sum(rows), device)
+        self.row_starts = starts_of(rows)
+        self.value_starts = starts_of([k * w for k, w in zip(rows, widths)])
 
     def forward(self, rows: Tensor, tables: Tensor) -> Tensor:
         """rows int64 [n] over all tables and the table [n] of each -> float [n, D]."""
         if not len(self.values):
             return self.values.new_zeros(len(rows), self.dim)
         device = rows.device
-        wanted = rows.to(self.ids.dtype)
-        at = torch.searchsorted(self.ids, wanted).clamp_(max=len(self.ids) - 1)
-        kept = self.ids.index_select(0, at) == wanted
+        at, kept = self.index(rows)
         widths = torch.tensor(self.widths, device=device)
         first = self.value_starts.to(device)[tables] + (at - self.row_starts.to(device)[tables]) * widths[tables]
         places = self._places()[tables]  # [n, D]
-        there = kept[:, None] & (places >= 0)
+        there = places >= 0 if kept is None else kept[:, None] & (places >= 0)
         at = torch.where(there, first[:, None] + places, 0).flatten()
         return self.values.index_select(0, at).view(there.shape) * there
 
@@ -69,27 +76,28 @@ class RowsColumns(nn.Module):
         return out
 
     def per_table(self) -> list[tuple[int, int, int]]:
-        """Rows, columns and bytes of each table."""
-        row, column = self.ids.dtype.itemsize, self.columns.dtype.itemsize
-        return [(k, w, k * (4 * w + row) + w * column) for k, w in zip(self.kept, self.widths)]
-
-
-def stored_types(rows: int, dim: int) -> dict[str, torch.dtype]:
-    ids = ID_TYPE if rows <= torch.iinfo(ID_TYPE).max else torch.int64
-    return {"values": torch.float32, "ids": ids, "columns": narrowest(dim - 1)}
+        """Rows, columns and bytes of each table, without the index that they share."""
+        column = self.columns.dtype.itemsize
+        return [(k, w, w * (4 * k + column)) for k, w in zip(self.rows, self.widths)]
 
 
 def fit_rows_columns(
-    trained: EmbeddingBackend[Any], budget: int
+    trained: EmbeddingBackend[Any], budget: int, strengths: Strengths, column_factor: float
 ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Tensor]]:
-    """Keeps the rows, and the columns of each table, whose root mean square is above a threshold: the least that fits.
+    """Keeps the rows and the columns of each table whose strength is above a limit: the least that fits.
+
+    Args:
+        trained: whose rows.
+        budget: bytes.
+        strengths: of ``row_column_strengths``.
+        column_factor: how many times the rows' limit that of columns is.
 
     Returns:
         rows kept and columns kept of each table, and the arrays of ``RowsColumns``.
     """
     spec = trained.spec
-    types = stored_types(spec.num_embeddings, spec.embedding_dim)
-    rows, columns = _strengths(trained)
+    ids, column_type = spec.num_embeddings, narrowest(spec.embedding_dim - 1)
+    rows, columns = strengths[0], [c / column_factor for c in strengths[1]]
     ordered = [r.sort().values for r in rows]
 
     def sizes(limit: float) -> tuple[list[int], list[int]]:
@@ -99,7 +107,8 @@ def fit_rows_columns(
         return [k if w else 0 for k, w in zip(kept, widths)], [w if k else 0 for k, w in zip(kept, widths)]
 
     def size(limit: float) -> int:
-        return sum(k * (4 * w + types["ids"].itemsize) + w * types["columns"].itemsize for k, w in zip(*sizes(limit)))
+        kept, widths = sizes(limit)
+        return sum(w * (4 * k + column_type.itemsize) for k, w in zip(kept, widths)) + index_bytes(ids, sum(kept))
 
     low, high = -1.0, max(float(r[-1]) for r in ordered)  # nothing is above the largest
     if size(low) <= budget:
@@ -109,29 +118,31 @@ def fit_rows_columns(
         low, high = (low, middle) if size(middle) <= budget else (middle, high)
     kept, widths = sizes(high)
 
-    starts, parts, ids, chosen = starts_of([len(r) for r in rows]), [], [], []
-    for table, start in enumerate(starts.tolist()):
+    device = trained.device
+    values, places, chosen = [torch.empty(0)], [], []
+    for table, (strong, start) in enumerate(zip(rows, starts_of([len(r) for r in rows]).tolist())):
         if not kept[table]:
             continue
-        column = (columns[table] > high).nonzero()[:, 0]
+        column, mask, at = (columns[table] > high).nonzero()[:, 0], strong > high, 0
         chosen.append(column)
-        strong, at = rows[table] > high, 0
-        ids.append(strong.nonzero()[:, 0] + start)
+        places.append(mask.nonzero()[:, 0] + start)
         for chunk in trained.rows(table):
-            mask = strong[at : at + len(chunk)]
-            parts.append(chunk.float().cpu()[mask].index_select(1, column).flatten())
+            values.append(chunk.float().cpu()[mask[at : at + len(chunk)]].index_select(1, column).flatten())
             at += len(chunk)
-    device = trained.device
-
-    def joined(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
-        return torch.cat([*tensors, torch.empty(0, dtype=dtype)]).to(device, dtype)
-
-    arrays = {n: joined(t, types[n]) for n, t in (("values", parts), ("ids", ids), ("columns", chosen))}
+    none = torch.empty(0, dtype=torch.int64)
+    index = RowIndex(ids, sum(kept), device)
+    if sum(kept) < ids:
+        index.fill(torch.cat([none, *places]).to(device))
+    arrays = {
+        "values": torch.cat(values).to(device),
+        "columns": torch.cat([none, *chosen]).to(device, column_type),
+        **{f"index.{name}": array for name, array in index.state_dict().items()},
+    }
     return tuple(kept), tuple(widths), arrays
 
 
-def _strengths(trained: EmbeddingBackend[Any]) -> tuple[list[Tensor], list[Tensor]]:
-    """Root mean squares of each table's rows, float32 [N], and columns, [D]."""
+def row_column_strengths(trained: EmbeddingBackend[Any]) -> Strengths:
+    """Root mean squares, in one pass over the rows."""
     rows, columns = [], []
     for table, spec in enumerate(trained.spec.tables):
         squares, parts = torch.zeros(trained.spec.embedding_dim, dtype=torch.float64), []

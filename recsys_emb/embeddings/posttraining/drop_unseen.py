@@ -13,7 +13,8 @@ from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
 from recsys_emb.embeddings.composed import OwnRows, per_id, starts_of
-from recsys_emb.embeddings.posttraining.base import PostTraining, narrowest, register
+from recsys_emb.embeddings.posttraining.base import PostTraining, register
+from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 from recsys_emb.errors import UserError
 
 OOV = 0
@@ -29,21 +30,22 @@ class DropUnseenConfig(BackendConfig):
         "coarser rare ids; absent: the least that fits the budget, 1 without a budget",
     )
     rows: tuple[int, ...] | None = Field(None, description="rows kept of each table; found from the counts")
-    listed: bool = Field(False, description="whether kept ids are listed; if not, each table keeps its first ids")
+    indexed: bool = Field(False, description="whether kept ids are indexed; if not, each table keeps its first ids")
 
 
 @register("drop_unseen")
 class DropUnseen(PostTraining[DropUnseenConfig]):
-    """K kept rows of D floats, 4 K D bytes, and where it takes less than keeping up to the last such id, their ids.
+    """K kept rows of D floats, 4 K D bytes, and where it takes less than keeping up to the last such id, an index
+    of them, at most 3/16 N bytes.
 
-    An encoder numbers ids by falling count, so the kept ids are usually a table's first and need no list. Row 0
+    An encoder numbers ids by falling count, so the kept ids are usually a table's first and need no index. Row 0
     becomes the mean of itself and the rows given up, weighted by their counts; with ``min_count`` 1 these have none
     and it stays as it is.
     """
 
     summary = "rows that training did not look up share the out-of-vocabulary row"
     Config = DropUnseenConfig
-    fitted = ("rows", "listed")
+    fitted = ("rows", "indexed")
     values: Tensor
 
     def __init__(self, spec: GroupSpec, config: DropUnseenConfig, device: torch.device | str | None = None) -> None:
@@ -54,16 +56,13 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
         self.all_rows = OwnRows([t.num_embeddings for t in spec.tables])
         total = sum(config.rows)
         self.register_buffer("values", torch.empty(total, spec.embedding_dim, device=device))
-        if config.listed:
-            self.register_buffer("ids", torch.empty(total, dtype=_id_type(spec), device=device))
+        self.index = RowIndex(spec.num_embeddings, total, device) if config.indexed else None
 
     def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         starts = per_id(self.starts, counts, ids)
-        if self.config.listed:
-            listed = self.get_buffer("ids")
-            wanted = self.all_rows(ids, counts).to(listed.dtype)
-            at = torch.searchsorted(listed, wanted).clamp_(max=len(listed) - 1)
-            rows = torch.where(listed.index_select(0, at) == wanted, at, starts)
+        if self.index is not None:
+            rows, found = self.index(self.all_rows(ids, counts))
+            rows = rows if found is None else torch.where(found, rows, starts)
         else:
             rows = starts + torch.where(ids < per_id(self.sizes, counts, ids), ids, OOV)
         return F.embedding(rows, self.values)
@@ -85,25 +84,28 @@ class DropUnseen(PostTraining[DropUnseenConfig]):
         spec, counts = trained.spec, _counts(trained.spec, stats)
         least = config.min_count or _least_count(spec, counts, budget)
         kept = [kept_ids(c, least) for c in counts]
-        listed, _ = _choose(spec, kept)
-        if not listed:
+        indexed, _ = _choose(spec, kept)
+        if not indexed:
             kept = [np.arange(k[-1] + 1) for k in kept]
-        sized = config.model_copy(update={"min_count": least, "rows": tuple(len(k) for k in kept), "listed": listed})
+        sized = config.model_copy(update={"min_count": least, "rows": tuple(len(k) for k in kept), "indexed": indexed})
         made = cls(spec, sized, trained.device)
-        if listed:
+        if made.index is not None:
             offsets = made.all_rows.starts.tolist()
-            made.get_buffer("ids").copy_(torch.from_numpy(np.concatenate([k + o for k, o in zip(kept, offsets)])))
+            made.index.fill(torch.from_numpy(np.concatenate([k + o for k, o in zip(kept, offsets)])))
         for table, (ids, place) in enumerate(zip(kept, made.values.split([len(k) for k in kept]))):
             _fill(place, trained, table, ids, counts[table])
         return made
 
     def describe(self) -> list[FieldReport]:
-        dim, item = self.spec.embedding_dim, _id_type(self.spec).itemsize if self.config.listed else 0
+        dim, ids = self.spec.embedding_dim, self.spec.num_embeddings
         assert self.config.rows is not None
-        return [
-            FieldReport(t.name, t.num_embeddings, k, dim, k * (4 * dim + item), "own and out-of-vocabulary")
+        lines = [
+            FieldReport(t.name, t.num_embeddings, k, dim, 4 * k * dim, "own and out-of-vocabulary")
             for t, k in zip(self.spec.tables, self.config.rows)
         ]
+        if self.index is None:
+            return lines
+        return [*lines, FieldReport("(shared)", ids, 0, 0, index_bytes(ids, self.index.rows), "index of rows")]
 
 
 def _counts(spec: GroupSpec, stats: Stats | None) -> list[np.ndarray]:
@@ -119,16 +121,13 @@ def kept_ids(counts: np.ndarray, least: int) -> np.ndarray:
     return np.union1d([OOV], np.flatnonzero(counts >= least))
 
 
-def _id_type(spec: GroupSpec) -> torch.dtype:
-    return max(narrowest(spec.num_embeddings), torch.int32, key=lambda d: d.itemsize)
-
-
 def _choose(spec: GroupSpec, kept: Sequence[np.ndarray]) -> tuple[bool, int]:
-    """Whether listing the kept ids takes fewer bytes than keeping all up to the last, and the bytes."""
+    """Whether an index of the kept ids takes fewer bytes than keeping all up to the last, and the bytes."""
     row = 4 * spec.embedding_dim
     first = sum(int(k[-1]) + 1 for k in kept) * row
-    listed = sum(len(k) for k in kept) * (row + _id_type(spec).itemsize)
-    return listed < first, min(first, listed)
+    rows = sum(map(len, kept))
+    indexed = rows * row + index_bytes(spec.num_embeddings, rows)
+    return indexed < first, min(first, indexed)
 
 
 def _least_count(spec: GroupSpec, counts: Sequence[np.ndarray], budget: int | None) -> int:

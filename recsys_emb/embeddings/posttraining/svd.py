@@ -49,14 +49,12 @@ class SVDBackend(LowRankBackend, PostTraining[LowRankConfig]):
         cls, trained: EmbeddingBackend[Any], config: SVDConfig, budget: int | None = None, stats: Stats | None = None
     ) -> Self:
         spec = trained.spec
-        config = cls.checked(spec, config)
+        cls.checked(spec, config)
         values, vectors = zip(
             *(spectrum(trained, t, weights_of(spec, t, config, stats)) for t in range(len(spec.tables)))
         )
         if config.ranks is None:
-            room = (
-                max(cls.min_bytes(spec, config), int(cls.default_ratio * spec.full_bytes)) if budget is None else budget
-            )
+            room = cls.default_bytes(spec, config, stats) if budget is None else budget
             config = config.model_copy(update={"ranks": tuple(allocate(spec, values, room // 4))})
         made = cls(spec, cls.plan(spec, config, budget), trained.device)  # type: ignore[arg-type]
         made._take(trained, vectors)

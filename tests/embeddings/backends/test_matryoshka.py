@@ -70,7 +70,7 @@ def test_choices_are_powers_of_two_unless_given() -> None:
     [
         ({"choices": [1, 9]}, r"options.choices: 9 is too wide; allowed: 0 to 8$"),
         ({"choices": []}, r"options.choices: .*at least 1 item"),
-        ({"choices": [-1]}, r"options.choices.0: .*greater than or equal to 0, got -1$"),
+        ({"choices": [-1]}, r"options.choices.0: .*greater than or equal to 0, got -1"),
         ({"widths": {"d": 1}}, r"options.widths.d: no such table; allowed: a, b, c$"),
         ({}, r"budget: matryoshka cannot fit in 300 bytes; the least it can reach is 360 bytes$"),
     ],

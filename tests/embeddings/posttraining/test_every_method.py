@@ -17,6 +17,7 @@ from recsys_emb.embeddings.posttraining import compress, list_posttraining
 from recsys_emb.errors import UserError
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("prune", {"structure": "elements"}),
     ("prune", {"structure": "rows_columns"}),
     ("prune", {"sparsity": 0.7}),
     ("svd", {"weighting": "none"}),

@@ -30,6 +30,26 @@ def test_pruned_rows_are_the_dense_table_under_a_mask(sparsity: float) -> None:
     stored = made.state_dict()
     assert len(stored["stored.values"]) == kept
     assert stored["stored.columns"].dtype == stored["stored.lengths"].dtype == torch.uint8
+    rows = expected.count_nonzero(1).count_nonzero().item()
+    index = 12 * -(-len(dense) // 64)  # a bit an id, 64 in a word with a rank
+    full, narrow = (5 * kept + 36 * -(-r // 32) for r in (len(dense), rows))
+    assert made.serving_bytes() == min(full, narrow + min(index, 4 * rows))
+
+
+@pytest.mark.parametrize("ratio", [0.6, 0.25, 0.05, 0.01, 0.002])
+def test_a_budget_holds_the_largest_values_that_fit_with_their_indices(ratio: float) -> None:
+    """Bytes of the K largest values are those of a table pruned to K; a brute force over all K."""
+    budget = int(ratio * SPEC.full_bytes)
+    dense = torch.cat(rows_of(trained()))
+    order = dense.abs().flatten().argsort(descending=True).numpy() // DIM
+    _, first = np.unique(order, return_index=True)
+    filled = np.isin(np.arange(len(order)), first).cumsum()  # rows that the K largest values lie in
+    index = np.minimum(12 * -(-len(dense) // 64), 4 * filled)
+    values = 5 * np.arange(1, len(order) + 1)
+    needed = values + np.minimum(36 * -(-len(dense) // 32), 36 * -(-filled // 32) + index)
+    made = compress(trained(), "prune", budget, options={"structure": "elements"})
+    assert len(made.state_dict()["stored.values"]) == np.searchsorted(needed, budget, side="right")
+    assert [line.rows for line in made.describe() if line.table != "(shared)"] == list(made.config.rows)
 
 
 @pytest.mark.parametrize(("dim", "columns", "lengths"), [(255, 1, 1), (256, 1, 2), (257, 2, 2)])
@@ -44,11 +64,12 @@ def test_indices_of_a_pruned_table_are_as_narrow_as_the_width_allows(dim: int, c
 
 @pytest.mark.parametrize("count", [1, 2, 1000, 46000, SPEC.num_embeddings * DIM])
 def test_the_pruning_threshold_is_exact(count: int) -> None:
-    bits, ties, kept = threshold(trained(), count)
-    magnitudes = np.sort(np.abs(torch.cat(rows_of(trained())).numpy().ravel()))[::-1]
-    assert kept == count
-    assert np.int32(bits).view(np.float32) == magnitudes[count - 1]
-    assert ties == 1
+    bits, values, rows = threshold(trained(), lambda values, rows: values <= count)
+    dense = torch.cat(rows_of(trained())).abs()
+    magnitudes = np.append(np.sort(dense.numpy().ravel())[::-1], 0)
+    assert values == count
+    assert np.int32(bits).view(np.float32) == magnitudes[count]  # the largest that goes
+    assert rows == int((dense > magnitudes[count].item()).any(1).sum())
 
 
 def test_pruning_among_equal_values_keeps_as_many_as_fit() -> None:
@@ -57,8 +78,8 @@ def test_pruning_among_equal_values_keeps_as_many_as_fit() -> None:
         backend.table.weight.fill_(0.5)
         backend.table.weight[:10] = 0
     budget = SPEC.full_bytes // 4
-    made = compress(backend, "prune", budget)
-    assert budget - 5 < made.serving_bytes() <= budget
+    made = compress(backend, "prune", budget, options={"structure": "elements"})
+    assert budget - 5 - 36 < made.serving_bytes() <= budget  # a value that begins a block of rows
     assert set(torch.cat(rows_of(made)).unique().tolist()) == {0.0, 0.5}
     everything = compress(backend, "prune", options={"sparsity": 0})
     assert len(everything.state_dict()["stored.values"]) == (SPEC.num_embeddings - 10) * DIM
@@ -68,17 +89,37 @@ def test_pruning_rows_and_columns_zeroes_the_weakest() -> None:
     budget = SPEC.full_bytes // 10
     before, after = (
         rows_of(trained()),
-        rows_of(compress(trained(), "prune", budget, options={"structure": "rows_columns"})),
+        rows_of(compress(trained(), "prune", budget, options={"structure": "rows_columns", "column_factor": 2})),
     )
     weakest_kept, strongest_dropped = [], []
     for old, new in zip(before, after):
         rows, columns = (new != 0).any(1), (new != 0).any(0)
         assert torch.equal(new, old * rows[:, None] * columns)
-        for strength, kept in ((old.square().mean(1).sqrt(), rows), (old.square().mean(0).sqrt(), columns)):
+        for strength, kept in ((old.square().mean(1).sqrt(), rows), (old.square().mean(0).sqrt() / 2, columns)):
             if rows.any():
                 weakest_kept += strength[kept].tolist()
                 strongest_dropped += strength[~kept].tolist()
     assert max(strongest_dropped) <= min(weakest_kept)
+
+
+@pytest.mark.parametrize(("strong", "chosen"), [("values", "elements"), ("column", "rows_columns")])
+def test_pruning_takes_the_form_of_the_least_error(strong: str, chosen: str) -> None:
+    backend = trained()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        weight = backend.table.weight.fill_(0.001)
+        at = torch.randint(len(weight), (900,), generator=generator)
+        weight[at, at % DIM if strong == "values" else 3] = 1 + torch.rand(900, generator=generator)
+    budget = int(SPEC.full_bytes / 50)
+    choices = [{"structure": "elements"}]
+    choices += [{"structure": "rows_columns", "column_factor": f} for f in (1.0, 1.4, 2.0)]
+    forms = [compress(backend, "prune", budget, options=choice) for choice in choices]
+    errors = [sum((a - b).square().sum().item() for a, b in zip(rows_of(backend), rows_of(f))) for f in forms]
+    best = forms[int(np.argmin(errors))]
+    assert best.config.structure == chosen
+    made = compress(backend, "prune", budget)
+    assert made.config.model_copy(update={"structure": chosen}) == best.config
+    assert all(torch.equal(a, b) for a, b in zip(rows_of(made), rows_of(best)))
 
 
 @pytest.mark.parametrize("weighting", ["none", "counts"])
@@ -223,13 +264,14 @@ def test_dropped_rows_become_the_out_of_vocabulary_row(sorted_counts: bool) -> N
     if sorted_counts:
         stats = {name: np.sort(counts)[::-1].copy() for name, counts in stats.items()}
     made = compress(trained(), "drop_unseen", stats=stats)
-    assert ("ids" in made.state_dict()) is not sorted_counts
+    assert (made.index is None) is sorted_counts
     for old, new, table in zip(rows_of(trained()), rows_of(made), SPEC.tables):
         seen = torch.from_numpy(stats[table.name] > 0)
         expected = torch.where(seen[:, None], old, old[0])
         assert torch.equal(new, expected)
     kept = sum(max(1, int((c[1:] > 0).sum()) + 1) for c in stats.values())
-    assert made.serving_bytes() == kept * (4 * DIM + (0 if sorted_counts else 4))
+    bitmap = 12 * -(-sum(SIZES) // 64)
+    assert made.serving_bytes() == kept * 4 * DIM + (0 if sorted_counts else bitmap)
 
 
 def test_seldom_rows_merge_into_their_mean_by_counts() -> None:
@@ -261,16 +303,14 @@ def test_a_sparsity_and_a_budget_exclude_each_other() -> None:
         compress(trained(), "prune", 0.1, options={"sparsity": 0.5})
 
 
-def test_pruning_that_cannot_reach_its_own_default_speaks_of_no_budget_that_was_given() -> None:
-    narrow = trained(GroupSpec((TableSpec("a", 1000),), 1))  # 4 bytes a row; a row pointer alone takes more than 1
-    with pytest.raises(UserError, match=r"^prune: takes a quarter .* 1,000 bytes, when no budget is given, and cannot"):
-        compress(narrow, "prune")
-
-
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("prune", {"kept": [1, 1, 1, 1]}, r"options.kept: prune finds it by itself; allowed: sparsity, structure$"),
+        (
+            "prune",
+            {"rows": [1, 1, 1, 1]},
+            r"options.rows: prune finds it by itself; allowed: column_factor, sparsity, structure$",
+        ),
         (
             "drop_unseen",
             {"rows": [1] * 4},
