@@ -111,6 +111,11 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
+def _warn(lines: list[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value))
 
@@ -181,6 +186,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a run's best weights, or an artifact, on a split."""
+    from recsys_emb.data.unknown import unknown_warnings
     from recsys_emb.report import metrics_table
     from recsys_emb.serving import evaluate_artifact, is_artifact, load_artifact
     from recsys_emb.training.run import evaluate as run_evaluation
@@ -190,6 +196,7 @@ def evaluate(
         figures = evaluate_artifact(load_artifact(run), split, data)
     else:
         figures = run_evaluation(load_run(run), split, data)
+    _warn(unknown_warnings(figures["unknown_share"]))
     if as_json:
         _print_json(figures)
     else:
@@ -259,6 +266,8 @@ def predict(
 ) -> None:
     """Predict the click probability of raw rows, in their order."""
     from recsys_emb.data.cli import show_progress
+    from recsys_emb.data.sources.base import Note
+    from recsys_emb.data.unknown import unknown_warnings
     from recsys_emb.serving import load_artifact, predict_file
 
     with show_progress(quiet=as_json) as report:
@@ -270,6 +279,7 @@ def predict(
             max_rejected,
             progress=None if report is None else lambda rows: report("predicting", rows, None),
         )
+    _warn([*(str(Note(**note)) for note in done["notes"]), *unknown_warnings(done["unknown_share"])])
     if as_json:
         _print_json(done)
     else:

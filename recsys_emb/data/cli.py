@@ -19,7 +19,8 @@ from recsys_emb.data import describe as describing
 from recsys_emb.data.encode import Ids, prepare
 from recsys_emb.data.encode import Progress as Report
 from recsys_emb.data.options import make_source
-from recsys_emb.data.sources.base import source_registry
+from recsys_emb.data.sources.base import Note, source_registry
+from recsys_emb.data.unknown import unknown_warnings
 
 app = typer.Typer(no_args_is_help=True, help="Prepare datasets and look at them.")
 
@@ -71,6 +72,11 @@ def prepare_command(
             max_rejected=max_rejected,
             progress=report,
         )
+    for note in manifest["notes"]:
+        typer.echo(f"warning: {Note(**note)}", err=True)
+    for split in ("valid", "test") if ids == "vocabulary" else ():
+        for line in unknown_warnings(manifest["oov_rate"][split]):
+            typer.echo(f"warning: {split} split, {line}", err=True)
     if as_json:
         typer.echo(json.dumps(manifest))
         return

@@ -24,6 +24,20 @@ class FittedDense(BaseModel):
     std: float = 1.0
 
 
+def read_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Float64 [n] of a column of any type that a dense field takes (column_types.py), and bool [n]: what is no number.
+
+    Null where a value is missing (null or NaN) or no finite number.
+    """
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
+    text = values.str.strip_chars() if values.dtype == pl.String else values
+    read = text.cast(pl.Float64, strict=False)
+    missing = values.is_null() | (text == "NaN" if values.dtype == pl.String else read.is_nan())
+    numbers = read.set(~read.is_finite(), None)
+    return numbers, numbers.is_null() & ~missing.fill_null(True)
+
+
 def transform(frame: pl.DataFrame, columns: Sequence[DenseColumn | FittedDense]) -> np.ndarray:
     """float64 [n, Nd] of the columns after ``log1p`` where that is asked for; NaN where a value is missing."""
     if not columns:

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -20,12 +21,13 @@ import pyarrow as pa
 
 from recsys_emb.data.dense import DenseStatistics, FittedDense, standardise, transform
 from recsys_emb.data.folder import building, checksums
+from recsys_emb.data.lists import check_aligned, flatten
 from recsys_emb.data.rejects import RejectLog
 from recsys_emb.data.schema import HASHED_IDS, CategoricalField, DatasetSchema, SequenceField
 from recsys_emb.data.sources.base import TRAIN, Block, RawFields, Source
 from recsys_emb.data.spool import Spool, SpooledBlock
 from recsys_emb.data.store import FORMAT_VERSION, SPLITS
-from recsys_emb.data.values import canonical, distinct_codes, flatten
+from recsys_emb.data.values import canonical, distinct_codes
 from recsys_emb.data.vocabulary import ValueSpool, Vocabulary, hashed_block_ids, write_vocabulary
 from recsys_emb.data.writer import SplitWriter
 from recsys_emb.errors import UserError
@@ -81,6 +83,7 @@ def prepare(
             first.read(source, rejects, report)
             rejects.check(first.rows, done=True)
         _check_splits(source.name, first.rows_of, first.clicks_of)
+        _check_weights(first.weighing_of)
         vocabularies = _Ids(first.spools, scratch, min_count, ids)
         schema = _schema(first.fields, vocabularies)
         dense = first.statistics.fit()
@@ -102,6 +105,7 @@ def prepare(
             "oov_rate": oov,
             "vocabulary_bytes": vocabulary_bytes,
             "dense": [d.model_dump() for d in dense],
+            "notes": [asdict(note) for note in source.notes()],
             "bayes": source.bayes(),
             "checksums": checksums(folder),
         }
@@ -154,6 +158,7 @@ class _FirstPass:
         self.statistics = DenseStatistics(fields.dense)
         self.rows_of = np.zeros(len(SPLITS), dtype=np.int64)
         self.clicks_of = np.zeros(len(SPLITS), dtype=np.int64)
+        self.weighing_of = np.zeros((2, len(SPLITS)), dtype=np.int64)  # rows with a weight above 0, by label and split
 
     @property
     def rows(self) -> int:
@@ -174,6 +179,7 @@ class _FirstPass:
         """The columns of the embedded fields; none when the block has no rows."""
         if not len(block.frame):
             return []
+        check_aligned(self.fields.sequences, block.frame)
         is_train = block.split == TRAIN
         train = np.flatnonzero(is_train)
 
@@ -195,23 +201,16 @@ class _FirstPass:
         """``dense`` float64 [n, Nd], transformed."""
         self.rows_of += np.bincount(block.split, minlength=len(SPLITS))
         self.clicks_of += np.bincount(block.split[block.labels == 1], minlength=len(SPLITS))
+        for label, weighing in enumerate(self.weighing_of):
+            weighs = block.labels == label if block.weights is None else (block.labels == label) & (block.weights > 0)
+            weighing += np.bincount(block.split[weighs], minlength=len(SPLITS))
         self.statistics.add(dense[block.split == TRAIN])
         for field, column in zip(self.embedded, columns):
             self.spools[field.vocabulary].append(column.distinct, column.counts)
         lengths = [c.lengths for c in columns[len(self.single) :]]
-        self._check_aligned(lengths)
         weights = np.zeros(0, np.float32) if block.weights is None else block.weights
         codes = [c.codes for c in columns]
         self.spool.append(SpooledBlock(block.labels, block.split, weights, dense, codes, lengths))
-
-    def _check_aligned(self, lengths: list[np.ndarray]) -> None:
-        by_name = {f.name: n for f, n in zip(self._jagged, lengths)}
-        for field in self.fields.sequences:
-            other = field.aligned_with
-            if other is not None and not np.array_equal(by_name[field.name], by_name[other]):
-                raise UserError(
-                    f"sequence {field.name!r}: rows differ in length from {other!r}, which it is aligned with"
-                )
 
 
 class _Ids:
@@ -276,6 +275,16 @@ def _check_splits(source: str, rows: np.ndarray, clicks: np.ndarray) -> None:
             )
 
 
+def _check_weights(weighing: np.ndarray) -> None:
+    """``weighing`` int64 [2, splits]: rows with a weight above 0, without a click and with one."""
+    for split, (others, clicks) in zip(SPLITS, weighing.T.tolist()):
+        if not others or not clicks:
+            what = "rows" if others == clicks else "clicks" if others else "rows without a click"
+            raise UserError(
+                f"the {split} split: all {what} have weight 0, so nothing is learnt or measured of them; check weight"
+            )
+
+
 def _write_splits(
     folder: Path,
     schema: DatasetSchema,
@@ -289,11 +298,20 @@ def _write_splits(
     done = 0
     for block, ids, jagged in _ahead(_encoded(first, vocabularies)):
         scaled = standardise(block.dense, dense)
+        _check_finite(scaled, dense)
         for code, writer in enumerate(writers):
             writer.append(block.split == code, block.labels, block.weights, scaled, ids, jagged)
         done += len(block.labels)
         report("writing", done, first.rows)
     return {split: writer.close() for split, writer in zip(SPLITS, writers)}
+
+
+def _check_finite(scaled: np.ndarray, dense: list[FittedDense]) -> None:
+    """Raises UserError when a standardised value [n, Nd] is no number that a model can use."""
+    wrong = ~np.isfinite(scaled)
+    if wrong.any():
+        field = dense[int(wrong.any(axis=0).argmax())].name
+        raise UserError(f"field {field!r}: values too large to train with, such as 1e300; check the data")
 
 
 def _encoded(

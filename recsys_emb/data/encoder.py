@@ -9,10 +9,13 @@ import numpy as np
 import polars as pl
 import torch
 
-from recsys_emb.data.dense import FittedDense, standardise, transform
+from recsys_emb.data.column_types import check_type
+from recsys_emb.data.dense import FittedDense, read_numbers, standardise, transform
+from recsys_emb.data.frame import check_fields
+from recsys_emb.data.lists import check_aligned, flatten
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import Jagged, Split, open_dataset
-from recsys_emb.data.values import as_prepared, canonical, distinct_codes, flatten
+from recsys_emb.data.values import canonical, distinct_codes
 from recsys_emb.data.vocabulary import ValueIndex
 from recsys_emb.errors import UserError
 
@@ -45,14 +48,21 @@ class Encoder:
         return cls(schema, [FittedDense.model_validate(d) for d in dataset.manifest["dense"]], indexes)
 
     def encode(self, frame: pl.DataFrame, labels: np.ndarray | None = None) -> Split:
-        """The rows of ``Block.frame`` as a split that ``BatchLoader`` reads; labels are 0 when not given.
+        """The rows of ``Block.frame``, or of a frame of a user, as a split that ``BatchLoader`` reads.
+
+        Args:
+            frame: a column per field, of the types in column_types.py; others are not looked at.
+            labels: uint8 [n]; 0 when not given.
+
+        Returns:
+            The split; dense values too large for the model are infinite.
 
         Raises:
-            UserError: a field of the dataset is no column of ``frame``, or has values of another type.
+            UserError: a field of the dataset is no column of ``frame`` or of a type that it does not take, a dense
+                value is no finite number, or aligned sequences of a row differ in length.
         """
-        missing = [f for f in (*self.schema.dense, *(f.name for f in self.schema.embedded)) if f not in frame.columns]
-        if missing:
-            raise UserError(f"the rows have no field {missing[0]!r}; they have {', '.join(frame.columns)}")
+        check_fields(self.schema, frame.columns)
+        dense = self._numbers(frame)
         hashed = self.schema.ids == "hash64"
         ids = np.zeros((len(frame), len(self.schema.single_valued)), dtype=np.int64 if hashed else np.int32)
         for position, field in enumerate(self.schema.single_valued):
@@ -65,17 +75,38 @@ class Encoder:
             jagged[other.name] = Jagged(
                 torch.from_numpy(self._ids(other.vocabulary, flat)), torch.from_numpy(offsets.astype(np.int64))
             )
+        check_aligned(self.schema.sequences, frame)
         clicks = np.zeros(len(frame), dtype=np.uint8) if labels is None else labels
         return Split(
             name="input",
             labels=torch.from_numpy(clicks),
             weights=None,
-            dense=torch.from_numpy(standardise(transform(frame, self._dense), self._dense)),
+            dense=torch.from_numpy(standardise(dense, self._dense)),
             ids=torch.from_numpy(ids),
             jagged=jagged,
         )
 
+    def _numbers(self, frame: pl.DataFrame) -> np.ndarray:
+        """float64 [n, Nd] of the dense fields, transformed, NaN where missing."""
+        columns = []
+        for field in self._dense:
+            column = frame[field.name]
+            check_type("dense", column.dtype, f"field {field.name!r}")
+            if not column.dtype.is_float() and not column.dtype.is_integer():
+                column, wrong = read_numbers(column)
+                _refuse(field.name, frame, wrong.to_numpy())
+            columns.append(column)
+        values = transform(frame.with_columns(columns), self._dense)
+        for position, field in enumerate(self._dense):
+            _refuse(field.name, frame, np.isinf(values[:, position]))
+        return values
+
     def _ids(self, vocabulary: str, values: pl.Series) -> np.ndarray:
-        index = self._indexes[vocabulary]
-        distinct, codes = distinct_codes(as_prepared(values, index.integers))
-        return index.ids(distinct)[codes]
+        distinct, codes = distinct_codes(values)
+        return self._indexes[vocabulary].ids(distinct)[codes]
+
+
+def _refuse(field: str, frame: pl.DataFrame, wrong: np.ndarray) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(f"field {field!r}: {frame[field][row]!r} in row {row} (from 0) is not a finite number")

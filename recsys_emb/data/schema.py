@@ -81,8 +81,14 @@ class DatasetSchema(_Frozen):
         for i, s in enumerate(self.sequences):
             if s.max_length < 1:
                 raise ValueError(f"sequence {s.name!r}: max_length {s.max_length}, must be 1 or more")
-            if s.aligned_with is not None and s.aligned_with not in [e.name for e in self.sequences[:i]]:
-                raise ValueError(f"sequence {s.name!r}: aligned_with {s.aligned_with!r} is no earlier sequence field")
+            if s.aligned_with is not None:
+                other = next((e for e in self.sequences[:i] if e.name == s.aligned_with), None)
+                if other is None:
+                    raise ValueError(
+                        f"sequence {s.name!r}: aligned_with {s.aligned_with!r} is no earlier sequence field"
+                    )
+                if other.max_length != s.max_length:
+                    raise ValueError(f"sequence {s.name!r}: max_length is not that of {other.name!r}")
         if self.user is not None and (self.user not in by_name or by_name[self.user].multi_valued):
             raise ValueError(f"user {self.user!r} is not a single-valued categorical field")
         return self

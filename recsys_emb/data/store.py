@@ -34,7 +34,8 @@ from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line, read_json, read_json_as
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: texts of one value, such as 3 and 3.0, are one id (values.py)."""
 _DAMAGES = (ValueError, TypeError, OverflowError, SyntaxError, TokenError, EOFError, MemoryError, RecursionError)
 """What numpy raises on a file that is no array."""
 
@@ -108,6 +109,7 @@ class _Manifest(BaseModel):
     dense: list[dict[str, Any]] | None = None
     checksums: dict[str, str] = {}
     bayes: dict[str, dict[str, float]] = {}
+    oov_rate: dict[str, dict[str, float]] = {}
     vocabulary_bytes: int | None = None
 
 
@@ -146,6 +148,12 @@ class EncodedDataset:
     def bayes(self) -> dict[str, dict[str, float]]:
         """Per split, ``auc`` and ``logloss`` of the true click probabilities; empty where they are unknown."""
         return self.manifest.get("bayes", {})
+
+    def unknown_share(self, split: str) -> dict[str, float] | None:
+        """By field, the share of a split's values that have no id of their own; None where ids are hashes."""
+        if self.schema.ids == "hash64":
+            return None
+        return self.manifest.get("oov_rate", {}).get(split, {})
 
     def split(self, name: str) -> Split:
         """The arrays of ``train``, ``valid`` or ``test``."""

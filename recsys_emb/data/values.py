@@ -1,120 +1,133 @@
-"""Raw values of categorical fields: one integer or string type, flat lists, and hashes that never change."""
+"""Raw values of categorical fields: integers or texts by what they are worth, however they were stored."""
 
 from __future__ import annotations
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from recsys_emb.data.splitmix import GOLDEN, splitmix64
+from recsys_emb.data.column_types import check_type
+from recsys_emb.data.iso_times import spell_iso
 from recsys_emb.errors import UserError
 
-HASH_SEED = 0x5EED_0F_1D5
-"""Part of the format of hash64 datasets: another seed gives other ids."""
 
-_NULL_HASH = np.int64(0x6E756C6C)
+def canonical(values: pl.Series, where: str = "") -> pl.Series:
+    """Ids by what they are worth, however they are stored: Int64 where all are integers of 63 bits, else String.
 
+    Whole floats (NaN is missing: what pandas makes of integers with gaps) and whole decimals are integers. Booleans are
+    ``true`` and ``false``; dates, times and bytes their texts. ``distinct_codes`` spells texts of one value alike.
 
-def canonical(values: pl.Series) -> pl.Series:
-    """``values`` as Int64 (integers of at most 63 bits, or whole floats) or String (everything else), nulls kept.
-
-    Raises:
-        UserError: floats that are not whole. Whole ones, NaN for missing, are what pandas makes of integers with gaps.
-    """
-    if values.dtype.is_float():
-        values = _whole(values.fill_nan(None))
-    if values.dtype.is_integer() and values.dtype != pl.UInt64:
-        return values.cast(pl.Int64)
-    return values.cast(pl.String)
-
-
-def as_prepared(values: pl.Series, integers: bool | None) -> pl.Series:
-    """Canonical values as the dataset has them, integers or strings; None: that is not known.
+    Args:
+        values: a column of any type that a categorical field takes (column_types.py); nulls are kept.
+        where: the beginning of messages; the field's name when absent.
 
     Raises:
-        UserError: strings for a dataset of integers. Integers for one of strings become the text that spells them.
+        UserError: another type, a number that is not whole, a float so large that it stands for several integers, or
+            bytes that are no UTF-8.
     """
-    if integers is None or integers == values.dtype.is_integer():
+    dtype, where = values.dtype, where or f"field {values.name!r}"
+    if dtype in (pl.Int64, pl.String):
         return values
-    if not integers or values.null_count() == len(values):
-        return values.cast(pl.Int64 if integers else pl.String)
-    raise UserError(f"field {values.name!r}: the values are texts, the dataset was prepared from integers; cast them")
-
-
-def flatten(lists: pl.Series, max_length: int | None = None) -> tuple[pl.Series, np.ndarray]:
-    """The values of a List column, row after row, and the lengths int64 [n]; a null list is an empty one.
-
-    With ``max_length`` only the last entries of each list are kept.
-    """
-    if max_length is not None:
-        lists = lists.list.tail(max_length)
-    lengths = lists.list.len().fill_null(0).cast(pl.Int64).to_numpy()
-    flat = lists.filter(lengths > 0).explode()
-    return canonical(flat), lengths
+    check_type("categorical", dtype, where)
+    if dtype.is_float():
+        return _whole_floats(values.fill_nan(None), where)
+    if dtype.is_decimal():
+        return _integers(_whole_decimals(values, where))
+    if dtype.is_integer():
+        return _integers(values)
+    if isinstance(dtype, pl.Datetime):
+        zone = "Z" if dtype.time_zone else ""
+        utc = values.dt.convert_time_zone("UTC") if zone else values
+        return utc.dt.to_string(f"%Y-%m-%d %H:%M:%S%.f{zone}")
+    try:
+        return values.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        raise UserError(f"{where} is binary and no UTF-8 text; write the bytes as text, such as hexadecimal") from None
 
 
 def distinct_codes(values: pl.Series) -> tuple[pa.Array, np.ndarray]:
-    """The distinct values, in order of appearance, null included, and each value's position among them, int32 [n]."""
-    encoded = values.to_arrow().dictionary_encode(null_encoding="encode")
+    """The distinct values, in order of appearance, null included, and each value's position among them, int32 [n].
+
+    ``values`` are canonical; texts that spell one value (``spell_by_value``) are one.
+    """
+    distinct, codes = _dictionary(values.to_arrow())
+    if not pa.types.is_integer(distinct.type):
+        spelled = spell_by_value(distinct)
+        if spelled is not distinct:
+            distinct, merged = _dictionary(spelled)
+            codes = merged[codes]
+    return distinct, codes
+
+
+def spell_by_value(texts: pa.Array) -> pa.Array:
+    """large_string [n]: one text for every value that programs write in several ways; all other texts stay.
+
+    ``3.0`` and ``3.00`` are ``3`` (but ``007`` is not 7, and ``1.10`` not 1.1: that may be a version), ``True`` and
+    ``TRUE`` are ``true``, times are spelled as in iso_times.py.
+    """
+    _, _, data = texts.buffers()
+    written = b"" if data is None else data.to_pybytes()
+    if not any(mark in written for mark in _MARKS):
+        return texts
+    found = pc.fill_null(pc.match_substring_regex(texts, _SEVERAL_WAYS), False)
+    if not pc.any(found).as_py():
+        return texts
+    one = pl.Series(pc.filter(texts, found)).to_frame("text")
+    text = pl.col("text")
+    spelled = one.select(
+        pl.when(text.str.contains(":", literal=True))
+        .then(spell_iso(one["text"]).str.replace(r"^([0-9:]+)(?:(\.[0-9]*[1-9])0+|\.0+)$", "${1}${2}"))
+        .when(text.str.contains(".", literal=True))
+        .then(text.str.replace(r"^(?:-(0)|(-?[0-9]+))\.0+$", "${1}${2}"))
+        .otherwise(text.str.to_lowercase())
+    )["text"]
+    return pc.replace_with_mask(texts, found, spelled.to_arrow().cast(texts.type))
+
+
+_MARKS = (b".0", b":", b"True", b"TRUE", b"False", b"FALSE")
+"""One of them is in every text that matches ``_SEVERAL_WAYS``; to look for them in all texts at once is cheap."""
+
+_SEVERAL_WAYS = (
+    r"^(?:-?(?:0|[1-9][0-9]*)\.0+|True|TRUE|False|FALSE"
+    r"|[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:.*|[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]*0)$"
+)
+
+
+def _dictionary(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    encoded = values.dictionary_encode(null_encoding="encode")
     return encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False)
 
 
-def _whole(values: pl.Series) -> pl.Series:
+def _integers(values: pl.Series) -> pl.Series:
+    """Int64, or the digits where one has more than 63 bits."""
     numbers = values.cast(pl.Int64, strict=False)
-    wrong = values.filter((numbers.cast(values.dtype) != values).fill_null(True) & values.is_not_null())
-    if len(wrong):
+    return numbers if numbers.null_count() == values.null_count() else values.cast(pl.String)
+
+
+def _whole_floats(values: pl.Series, where: str) -> pl.Series:
+    """Int64. From 2 to the power of its digits on, a float stands for its neighbours, too."""
+    kind = str(values.dtype).lower()
+    digits = {"float16": 11, "float32": 24}.get(kind, 53)
+    whole = (values == values.floor()).fill_null(True) & values.is_finite().fill_null(True)
+    if not whole.all():
+        raise UserError(f"{where}: {values.filter(~whole)[0]} is no id; {_NO_ID}")
+    exact = (values.abs() < 2**digits).fill_null(True)
+    if not exact.all():
         raise UserError(
-            f"field {values.name!r}: {wrong[0]} is no id; a field with a vocabulary holds integers or texts"
+            f"{where}: {values.filter(~exact)[0]} is no id: from 2^{digits} on several integers are one {kind}; "
+            "write ids as integers or texts"
         )
-    return numbers
+    return values.cast(pl.Int64)
 
 
-def hash63(values: pa.Array) -> np.ndarray:
-    """Hashes int64 [n] in 1 .. 2^63 - 1 of integers (int64) or strings (UTF-8 bytes).
-
-    The same in every process, on every machine and for every version of the libraries. Each 8-byte word, little
-    endian and padded with zeros, is mixed in by the finaliser of splitmix64 (Steele, Lea and Flood, 2014).
-    """
-    missing = values.is_null().to_numpy(zero_copy_only=False)
-    if pa.types.is_integer(values.type):
-        words = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64).view(np.uint64)
-        state = _mix(words ^ np.uint64(HASH_SEED))
-    else:
-        state = _hash_strings(values.cast(pa.large_string()).fill_null(""))
-    hashes = np.maximum((state >> np.uint64(1)).astype(np.int64), 1)
-    return np.where(missing, _NULL_HASH, hashes)
+def _whole_decimals(values: pl.Series, where: str) -> pl.Series:
+    """String: their digits."""
+    texts = values.cast(pl.String)
+    broken = texts.str.contains(r"\.0*[1-9]").fill_null(False)
+    if broken.any():
+        raise UserError(f"{where}: {texts.filter(broken)[0]} is no id; {_NO_ID}")
+    return texts.str.replace(r"\.0*$", "")
 
 
-def check_one_type(vocabulary: str, known: pa.DataType, new: pa.DataType) -> None:
-    """Raises UserError when the fields of a vocabulary, or the files of a field, differ in type."""
-    if known != new:
-        raise UserError(
-            f"vocabulary {vocabulary!r} gets both {_word(known)} and {_word(new)}; "
-            "give fields that share a vocabulary one type"
-        )
-
-
-def _word(kind: pa.DataType) -> str:
-    return "integers" if pa.types.is_integer(kind) else "strings"
-
-
-def _hash_strings(values: pa.Array) -> np.ndarray:
-    _, offset_bytes, data = values.buffers()
-    offsets = np.frombuffer(offset_bytes, dtype=np.int64)[values.offset : values.offset + len(values) + 1]
-    text = b"" if data is None else data.to_pybytes()
-    padded = np.frombuffer(text + b"\0" * 8, dtype=np.uint8)
-    word_at = np.ndarray(len(padded) - 7, dtype="<u8", buffer=padded, strides=(1,))
-    lengths = np.diff(offsets)
-    state = _mix(lengths.view(np.uint64) ^ np.uint64(HASH_SEED ^ 0x737472))
-    rows, done = np.arange(len(values)), 0
-    while len(rows := rows[lengths[rows] > done]):
-        words = word_at[offsets[rows] + done]
-        used = np.minimum(lengths[rows] - done, 8).astype(np.uint64)
-        words &= np.uint64(0xFFFFFFFFFFFFFFFF) >> (np.uint64(64) - used * np.uint64(8))
-        state[rows] = _mix(state[rows] ^ words)
-        done += 8
-    return state
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    return splitmix64(x + np.uint64(GOLDEN))
+_NO_ID = "a field with a vocabulary holds integers or texts"

@@ -3,52 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from recsys_emb.data.hashes import hash63
 from recsys_emb.data.schema import OOV_ID
-from recsys_emb.data.values import check_one_type, hash63
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line
 
 
 class ValueSpool:
-    """A temporary file of the distinct values of each block of a field, with their counts in the training split.
+    """Temporary files of the distinct values of each block of a field, with their counts in the training split.
 
-    What it costs is disk: memory holds one block.
+    Blocks of integers, of texts and of nothing but nulls, which have no type, may take turns: there is a file for each.
+    What they cost is disk: memory holds one block.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
-        self._path = folder / f"{name}.values"
-        self._schema: pa.Schema | None = None
-        self._writer: pa.ipc.RecordBatchFileWriter
+        self._folder = folder
+        self._writers: dict[pa.DataType, pa.ipc.RecordBatchFileWriter] = {}
+        self._order: list[pa.DataType] = []
 
     def append(self, values: pa.Array, counts: np.ndarray) -> None:
-        """``values`` without repetition; ``counts`` int64 of the same length."""
-        if self._schema is None:
-            self._schema = pa.schema([("value", values.type), ("count", pa.int64())])
-            self._writer = pa.ipc.new_file(str(self._path), self._schema)
-        check_one_type(self.name, self._schema.field("value").type, values.type)
-        self._writer.write_batch(pa.record_batch([values, pa.array(counts)], schema=self._schema))
+        """``values``, int64 or large_string, without repetition; ``counts`` int64 of the same length."""
+        if values.null_count == len(values):
+            values = pa.nulls(len(values))
+        batch = pa.record_batch([values, pa.array(counts)], names=["value", "count"])
+        if values.type not in self._writers:
+            self._writers[values.type] = pa.ipc.new_file(str(self._path(values.type)), batch.schema)
+        self._writers[values.type].write_batch(batch)
+        self._order.append(values.type)
 
     @property
     def integers(self) -> bool:
-        """Whether the values are integers, texts otherwise."""
-        return self._schema is not None and pa.types.is_integer(self._schema.field("value").type)
+        """Whether the values are integers; texts otherwise, some of which may be the digits of integers."""
+        return pa.int64() in self._writers and pa.large_string() not in self._writers
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """What was appended, in order, mapped from the file."""
-        if self._schema is None:
-            return
-        self._writer.close()
-        with pa.memory_map(str(self._path)) as mapped, pa.ipc.open_file(mapped) as reader:
-            for i in range(reader.num_record_batches):
-                yield reader.get_batch(i)
+    def batches(self) -> Iterator[tuple[pa.Array, np.ndarray]]:
+        """Values, all of one type, and counts: what was appended, in order, mapped from the files."""
+        kind = pa.int64() if self.integers else pa.large_string()
+        with ExitStack() as stack:
+            readers = {}
+            for stored, writer in self._writers.items():
+                writer.close()
+                mapped = stack.enter_context(pa.memory_map(str(self._path(stored))))
+                readers[stored] = stack.enter_context(pa.ipc.open_file(mapped))
+            done = dict.fromkeys(readers, 0)
+            for stored in self._order:
+                batch = readers[stored].get_batch(done[stored])
+                done[stored] += 1
+                yield batch.column("value").cast(kind), batch.column("count").to_numpy()
+
+    def _path(self, stored: pa.DataType) -> Path:
+        return self._folder / f"{self.name}.{stored}.values"
 
 
 class Vocabulary:
@@ -66,10 +80,10 @@ class Vocabulary:
 
     def __init__(self, spool: ValueSpool, folder: Path, min_count: int) -> None:
         batches = list(spool.batches())
-        distinct, codes = _encode_all([b.column("value") for b in batches])
+        distinct, codes = _encode_all([values for values, _ in batches])
         totals = np.zeros(len(distinct), dtype=np.int64)
-        for batch, code in zip(batches, codes):
-            totals[code] += batch.column("count").to_numpy()  # no code occurs twice in a block
+        for (_, counts), code in zip(batches, codes):
+            totals[code] += counts  # no code occurs twice in a block
         ranked = (
             pl.DataFrame({"value": pl.from_arrow(distinct), "count": totals})
             .with_row_index("code")
@@ -97,8 +111,8 @@ class Vocabulary:
 
 def hashed_block_ids(spool: ValueSpool) -> Iterator[np.ndarray]:
     """int64 hashes of the values of each block: what ``Vocabulary.block_ids`` is for hash64 ids."""
-    for batch in spool.batches():
-        yield hash63(batch.column("value"))
+    for values, _ in spool.batches():
+        yield hash63(values)
 
 
 def _encode_all(blocks: list[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
@@ -179,23 +193,35 @@ class ValueIndex:
                 raise ValueError("a value occurs twice")
         else:
             self._enum = pl.Enum(known["value"])
-        self._ids = np.concatenate([known["id"].to_numpy().astype(np.int32), np.zeros(1, np.int32)])
+        self._known_ids = np.concatenate([known["id"].to_numpy().astype(np.int32), np.zeros(1, np.int32)])
 
     def ids(self, values: pa.Array) -> np.ndarray:
-        """Ids [n] of raw values, int32 or int64 of hashes; 0 for values that are not in the vocabulary.
+        """Ids [n] of canonical values, int32 or int64 of hashes; 0 for values that are not in the vocabulary.
 
-        ``values`` are integers where ``integers`` holds, else texts.
+        Values are integers or texts, whichever the vocabulary has: 3 and "3" are one value.
         """
+        if self.integers is None or self.integers == pa.types.is_integer(values.type):
+            return self._ids_of(values)
+        if not self.integers:
+            return self._ids_of(values.cast(pa.large_string()))
+        numbers = _read_integers(values)
+        ids = self._ids_of(numbers)
+        others = pc.and_(numbers.is_null(), values.is_valid()).to_numpy(zero_copy_only=False)
+        ids[others] = hash63(values)[others] if self._hashed else OOV_ID
+        return ids
+
+    def _ids_of(self, values: pa.Array) -> np.ndarray:
+        """Of integers where ``integers`` holds, else of texts."""
         if self._hashed:
             return hash63(values)
         missing = values.is_null().to_numpy(zero_copy_only=False)
         if missing.all():
             return np.full(len(missing), self._null_id, dtype=np.int32)
         at = self._find_integers(values) if self.integers else self._find_strings(pl.Series(values))
-        return np.where(missing, np.int32(self._null_id), self._ids[at])
+        return np.where(missing, np.int32(self._null_id), self._known_ids[at])
 
     def _find_integers(self, values: pa.Array) -> np.ndarray:
-        """Positions in ``_sorted``; -1, the zero at the end of ``_ids``, for values that are not there.
+        """Positions in ``_sorted``; -1, the zero at the end of ``_known_ids``, for values that are not there.
 
         Without polars, whose threads take longer to start than the few values of a request take to find.
         """
@@ -208,3 +234,10 @@ class ValueIndex:
     def _find_strings(self, series: pl.Series) -> np.ndarray:
         codes = series.cast(self._enum, strict=False).to_physical()
         return codes.cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def _read_integers(texts: pa.Array) -> pa.Array:
+    """int64 [n]; null where a text is not how an integer is written."""
+    series = pl.Series(texts, dtype=pl.String)
+    digits = series.str.contains(r"^(?:0|-?[1-9][0-9]*)$")
+    return series.set(~digits, None).cast(pl.Int64, strict=False).to_arrow()

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
@@ -29,8 +28,9 @@ from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.dense import FittedDense
 from recsys_emb.data.encoder import Encoder
 from recsys_emb.data.folder import checksum
+from recsys_emb.data.frame import to_frame
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.data.store import fingerprint
+from recsys_emb.data.store import Split, fingerprint
 from recsys_emb.data.vocabulary import ValueIndex
 from recsys_emb.embeddings.base import EmbeddingBackend, backend_registry
 from recsys_emb.embeddings.fields import group_spec
@@ -43,8 +43,9 @@ from recsys_emb.training.checkpoint import load_tensors
 from recsys_emb.training.trainer import predict
 from recsys_emb.validation import explain
 
-FORMAT_VERSION = 3
-"""3: narrow rows are kept as they are; 2 divided them by a factor of their width."""
+FORMAT_VERSION = 4
+"""4: texts of one value, such as 3 and 3.0, are one id (data/values.py). 3: narrow rows are kept as they are; 2 divided
+them by a factor of their width."""
 EMBEDDING, DENSE, MANIFEST, REPORT = "embedding.safetensors", "dense.safetensors", "artifact.json", "report.json"
 BACKEND_PREFIX = "embedding.backend."
 """Of the keys of a model's ``state_dict`` that belong to the embedding."""
@@ -144,13 +145,22 @@ class Artifact:
         Values that training did not see count as out-of-vocabulary.
 
         Args:
-            frame: a polars frame, or what ``polars.DataFrame`` takes: a dict of columns, a pandas frame.
+            frame: a polars, pandas or Arrow table, or a dict of columns; columns of other names are not looked at.
             batch_size: rows at a time; that of training when absent.
 
         Raises:
-            UserError: a field is missing or of another type.
+            UserError: a field is missing or of a type that it does not take, a number is not finite or too large, or
+                aligned sequences of a row differ in length.
         """
-        split = self.encoder.encode(pl.DataFrame(frame))
+        split = self.encoder.encode(to_frame(frame, self.schema))
+        infinite = ~split.dense.isfinite()
+        if infinite.any():
+            row, column = infinite.nonzero()[0].tolist()
+            raise UserError(f"field {self.schema.dense[column]!r}: the number in row {row} (from 0) is too large")
+        return self.predict(split, batch_size)
+
+    def predict(self, split: Split, batch_size: int | None = None) -> np.ndarray:
+        """Log-odds of a click, float32 [n], of encoded rows (``encoder``); no numbers where a dense value is none."""
         loader = BatchLoader(split, self.schema, batch_size or self.config.training.batch_size)
         return predict(self.model, loader, self.manifest.precision).logits.numpy()
 

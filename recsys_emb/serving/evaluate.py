@@ -16,7 +16,7 @@ from recsys_emb.training.stage_runner import predict_split
 
 
 def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None = None) -> dict[str, Any]:
-    """AUC and the other figures of a split, as ``evaluate`` of a run gives them.
+    """AUC and the other figures of a split, as ``evaluate`` of a run gives them, and its ``unknown_share`` by field.
 
     Figures of the test split of the run's own dataset are written to the artifact's report where it has none yet.
 
@@ -39,7 +39,8 @@ def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None
     figures = metrics.evaluate(predicted)
     if split == "test" and data is None and artifact.report.get("auc") is None:
         write_json(artifact.path / REPORT, {**artifact.report, **figures})
-    return {"artifact": str(artifact.path), "split": split, "rows": len(dataset.split(split)), **figures}
+    about = {"split": split, "rows": len(dataset.split(split)), "unknown_share": dataset.unknown_share(split)}
+    return {"artifact": str(artifact.path), **about, **figures}
 
 
 def logit_error(before: Tensor, after: Tensor) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from recsys_emb.data.options import make_source
 from recsys_emb.data.rejects import RejectLog
 from recsys_emb.data.sources.base import Block, Rejected
+from recsys_emb.data.unknown import UnknownValues
 from recsys_emb.errors import UserError
 from recsys_emb.serving.artifact import Artifact
 from recsys_emb.training import runtime
@@ -46,7 +48,8 @@ def predict_file(
         progress: told of the rows done.
 
     Returns:
-        ``rows``, ``rejected``, ``seconds``, ``rows_per_second``, ``out``.
+        ``rows``, ``rejected``, ``seconds``, ``rows_per_second``, ``out``; ``unknown_share``, by field the share of
+        values that training has not seen (None where ids are hashes); ``notes`` of the source, such as failed joins.
 
     Raises:
         UserError: ``out`` exists, unreadable or empty input, too many malformed rows.
@@ -57,7 +60,7 @@ def predict_file(
         raise UserError(f"--batch-size {batch_size}: must be 1 or more")
     source = make_source(artifact.manifest.rows.source, input, options=artifact.manifest.rows.options)
     runtime.configure(artifact.config.seed, artifact.manifest.precision)
-    started, rows = time.perf_counter(), 0
+    started, rows, unknown = time.perf_counter(), 0, UnknownValues(artifact.schema)
     partial, rejected_now = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.rejected.partial")
     kept_at = out.with_name(f"{out.name}.rejected.tsv")
     try:
@@ -66,7 +69,9 @@ def predict_file(
             for block in source.inputs():
                 rejects.add(block.rejected)
                 if len(block.frame):
-                    logits = artifact.logits(block.frame, batch_size)
+                    encoded = artifact.encoder.encode(block.frame)
+                    unknown.add(encoded)
+                    logits = artifact.predict(encoded, batch_size)
                     rejects.add(_not_finite(logits, block, input))
                     table = _table(logits, block.lines).filter(pa.array(np.isfinite(logits)))
                     writer.write_table(table)
@@ -96,6 +101,8 @@ def predict_file(
         "rejected": rejects.count,
         "seconds": round(seconds, 3),
         "rows_per_second": round(rows / seconds, 1),
+        "unknown_share": unknown.shares,
+        "notes": [asdict(note) for note in source.notes()],
     }
 
 

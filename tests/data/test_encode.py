@@ -19,10 +19,11 @@ import pytest
 from recsys_emb.data.describe import describe
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.encoder import Encoder
+from recsys_emb.data.hashes import hash63
 from recsys_emb.data.schema import HASHED_IDS, CategoricalField
 from recsys_emb.data.sources.base import RawFields, Rejected
 from recsys_emb.data.store import SPLITS, Jagged, open_dataset
-from recsys_emb.data.values import canonical, hash63
+from recsys_emb.data.values import canonical
 from recsys_emb.errors import UserError
 from tests.data.memory_source import MemorySource, random_rows, reference_vocabularies, source_of
 

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from recsys_emb.data.sources._files import Chunk, read_chunks
-from recsys_emb.data.sources.base import Rejected
+from recsys_emb.data.sources.base import Note, Rejected
 from recsys_emb.errors import UserError
 
 CHUNK_BYTES = 32 << 20
@@ -26,10 +26,11 @@ _LAST = {
 }
 
 
-def read_reviews(path: Path, rejected: list[Rejected]) -> pl.DataFrame:
+def read_reviews(path: Path, rejected: list[Rejected], notes: list[Note]) -> pl.DataFrame:
     """``user`` and ``item`` (String) of every review, ordered by time; reviews of one second keep the file's order.
 
-    Reads JSON lines with ``reviewerID``, ``asin`` and ``unixReviewTime``. Other lines go to ``rejected``.
+    Reads JSON lines with ``reviewerID``, ``asin`` and ``unixReviewTime``. Other lines go to ``rejected``. A review of
+    the same user, item and second as one before is left out, and counted in ``notes``.
 
     Raises:
         UserError: unreadable file.
@@ -37,12 +38,15 @@ def read_reviews(path: Path, rejected: list[Rejected]) -> pl.DataFrame:
     chunks = read_chunks(path, size=CHUNK_BYTES)
     parts = [_parse(c, c.text, _REVIEW, list(_REVIEW), _review, rejected) for c in chunks]
     rows = pl.concat(parts) if parts else pl.DataFrame(schema=_REVIEW)
-    rows = rows.sort("unixReviewTime", maintain_order=True)
+    rows = _without_duplicates(rows, list(_REVIEW), "reviews", notes).sort("unixReviewTime", maintain_order=True)
     return rows.select(user="reviewerID", item="asin")
 
 
-def read_sequences(path: Path, rejected: list[Rejected]) -> pl.DataFrame:
-    """``user`` and ``item`` (String) of a file of ``user item item ...`` lines in time order."""
+def read_sequences(path: Path, rejected: list[Rejected], notes: list[Note]) -> pl.DataFrame:
+    """``user`` and ``item`` (String) of a file of ``user item item ...`` lines in time order.
+
+    A line that stands there twice is read once, and counted in ``notes``.
+    """
     parts = []
     for chunk in read_chunks(path, size=CHUNK_BYTES):
         try:
@@ -53,9 +57,10 @@ def read_sequences(path: Path, rejected: list[Rejected]) -> pl.DataFrame:
         frame = frame.with_columns(token=pl.col("text").str.extract_all(r"\S+")).filter(pl.col("token").list.len() > 0)
         short = frame.filter(pl.col("token").list.len() == 1)
         rejected += [Rejected(path.name, n, "no items after the user", t) for n, t, _ in short.iter_rows()]
-        rows = frame.select(user=pl.col("token").list.first(), item=pl.col("token").list.slice(1))
-        parts.append(rows.explode("item").drop_nulls("item"))
-    return pl.concat(parts) if parts else pl.DataFrame(schema={"user": pl.String, "item": pl.String})
+        parts.append(frame.filter(pl.col("token").list.len() > 1).select(line=pl.col("token").list.join(" ")))
+    rows = pl.concat(parts) if parts else pl.DataFrame(schema={"line": pl.String})
+    token = _without_duplicates(rows, ["line"], "lines", notes)["line"].str.split(" ")
+    return pl.DataFrame({"user": token.list.first(), "item": token.list.slice(1)}).explode("item")
 
 
 def read_metadata(path: Path, items: pl.Series, rejected: list[Rejected]) -> pl.DataFrame:
@@ -84,6 +89,14 @@ def read_attributes(path: Path) -> pl.DataFrame:
     last = [str(v[-1]) if v else None for v in mapping.values()]
     frame = pl.DataFrame({"item": list(mapping), "category": last}, schema={"item": pl.String, "category": pl.String})
     return frame.drop_nulls("category")
+
+
+def _without_duplicates(rows: pl.DataFrame, key: list[str], what: str, notes: list[Note]) -> pl.DataFrame:
+    first = rows.unique(key, keep="first", maintain_order=True)
+    if len(first) < len(rows):
+        dropped = len(rows) - len(first)
+        notes.append(Note(dropped, len(rows), f"{what} are exact duplicates of earlier ones and were left out"))
+    return first
 
 
 def _parse(

@@ -59,6 +59,9 @@ class SplitSpec(SourceOptions):
 
     column: str | None = Field(None, description="a column with the values train, valid and test")
     time: str | None = Field(None, description="a column to order the rows by, oldest first")
+    time_format: str | None = Field(
+        None, description="how texts of time are written, such as '%m/%d/%Y %H:%M'; absent: ISO 8601 or numbers"
+    )
     ratios: Ratios = Field((0.8, 0.1, 0.1), description="relative sizes of train, valid and test")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of a random split")
 
@@ -66,6 +69,8 @@ class SplitSpec(SourceOptions):
     def _one_way(self) -> Self:
         if self.column is not None and self.time is not None:
             raise ValueError("give column or time, not both")
+        if self.time_format is not None and self.time is None:
+            raise ValueError("time_format says how the texts of time are written; give time too")
         return self
 
 
@@ -105,8 +110,12 @@ class TableOptions(SourceOptions):
         for i, sequence in enumerate(self.sequences):
             if sequence.target not in single:
                 raise ValueError(f"sequence {sequence.name!r}: target {sequence.target!r} is not one of categorical")
-            if sequence.aligned_with is not None and sequence.aligned_with not in [s.name for s in self.sequences[:i]]:
-                raise ValueError(f"sequence {sequence.name!r}: aligned_with must name an earlier sequence")
+            if sequence.aligned_with is not None:
+                other = next((s for s in self.sequences[:i] if s.name == sequence.aligned_with), None)
+                if other is None:
+                    raise ValueError(f"sequence {sequence.name!r}: aligned_with must name an earlier sequence")
+                if other.max_length != sequence.max_length:
+                    raise ValueError(f"sequence {sequence.name!r}: max_length must be that of {other.name!r}")
         return self
 
     def raw_fields(self) -> RawFields:

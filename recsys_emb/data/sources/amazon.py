@@ -11,9 +11,21 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
+from recsys_emb.data.lists import list_column
 from recsys_emb.data.schema import CategoricalField, SequenceField
 from recsys_emb.data.sources._amazon_files import read_attributes, read_metadata, read_reviews, read_sequences
-from recsys_emb.data.sources.base import TEST, TRAIN, VALID, Block, RawFields, Rejected, Source, SourceOptions, register
+from recsys_emb.data.sources.base import (
+    TEST,
+    TRAIN,
+    VALID,
+    Block,
+    Note,
+    RawFields,
+    Rejected,
+    Source,
+    SourceOptions,
+    register,
+)
 from recsys_emb.errors import UserError
 
 BLOCK_PAIRS = 1 << 16
@@ -51,6 +63,7 @@ class Amazon(Source):
 
     The last item of a user is for testing, the one before for validation, the others for training ("Deep Interest
     Network for Click-Through Rate Prediction", KDD 2018, section 6.1). Positive and negative stand side by side.
+    A review that stands there twice, to the second, is read once: it would be in the history that leads to it.
     Reads the 5-core reviews JSON lines with their metadata, or ``user item item ...`` lines with a JSON map from item
     to attributes.
     """
@@ -61,6 +74,7 @@ class Amazon(Source):
 
     def __init__(self, path: Path | None, options: SourceOptions) -> None:
         super().__init__(path, options)
+        self._notes: list[Note] = []
         self._events_file, self._metadata = find_files(Path(path or "."), self.options.metadata)
 
     def fields(self) -> RawFields:
@@ -82,7 +96,11 @@ class Amazon(Source):
 
     def blocks(self) -> Iterator[Block]:
         rejected: list[Rejected] = []
+        self._notes = []
         events = self._read(rejected)
+        without = events.categories.gather(events.item).null_count()
+        if without:
+            self._notes.append(Note(without, len(events.item), f"events have no category in {self._metadata}"))
         positives, split = next_items(events.starts)
         negatives = sample_negatives(events, positives, self.options.seed)
         if not len(positives):
@@ -95,12 +113,15 @@ class Amazon(Source):
             frame = self._frame(events, at, items)
             yield Block(frame, labels, np.repeat(split[part], 2), rejected=rejected if start == 0 else [])
 
+    def notes(self) -> list[Note]:
+        return self._notes
+
     def _read(self, rejected: list[Rejected]) -> Events:
         if self._events_file.suffix == ".txt":
-            rows = read_sequences(self._events_file, rejected)
+            rows = read_sequences(self._events_file, rejected, self._notes)
             categories = read_attributes(self._metadata)
         else:
-            rows = read_reviews(self._events_file, rejected)
+            rows = read_reviews(self._events_file, rejected, self._notes)
             categories = read_metadata(self._metadata, rows["item"].unique(), rejected)
         if rows.is_empty():
             first = f"; line {rejected[0].line}: {rejected[0].reason}" if rejected else " (is the file empty?)"
@@ -118,8 +139,8 @@ class Amazon(Source):
                 "user_id": events.users.gather(user),
                 "item_id": events.items.gather(items),
                 "category_id": events.categories.gather(items),
-                "item_history": _lists(events.items.gather(past), offsets),
-                "category_history": _lists(events.categories.gather(past), offsets),
+                "item_history": list_column(events.items.gather(past), lengths),
+                "category_history": list_column(events.categories.gather(past), lengths),
             }
         )
 
@@ -211,9 +232,3 @@ def _factorise(values: pl.Series) -> tuple[pl.Series, np.ndarray]:
     codes = pa.array(values.to_arrow()).dictionary_encode()
     distinct = pl.Series(values=codes.dictionary, dtype=pl.String)
     return distinct, codes.indices.to_numpy()
-
-
-def _lists(values: pl.Series, offsets: np.ndarray) -> pl.Series:
-    series = pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values.to_arrow()))
-    assert isinstance(series, pl.Series)
-    return series

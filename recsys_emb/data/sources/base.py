@@ -83,6 +83,21 @@ class Block:
     lines: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a user should know of the rows that a source gave: ``count`` of ``total`` ``what``.
+
+    ``what`` goes on from the number: "ratings have a user_id that is not in users.dat".
+    """
+
+    count: int
+    total: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.count:,} of {self.total:,} {self.what} ({self.count / self.total:.1%})"
+
+
 class Source(ABC):
     """A raw format.
 
@@ -125,6 +140,10 @@ class Source(ABC):
         if self.path is None:
             return []
         return sorted(f for f in self.path.iterdir() if f.is_file()) if self.path.is_dir() else [self.path]
+
+    def notes(self) -> list[Note]:
+        """Rows that a join found nothing for, or that were left out. Called after the rows have been walked."""
+        return []
 
     def bayes(self) -> dict[str, Any]:
         """Per split, ``auc`` and ``logloss`` of the true click probabilities, for sources that know them.

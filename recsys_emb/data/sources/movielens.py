@@ -12,7 +12,7 @@ from pydantic import Field
 from recsys_emb.data.schema import CategoricalField
 from recsys_emb.data.sources._files import read_chunks
 from recsys_emb.data.sources._splits import Ratios
-from recsys_emb.data.sources.base import Block, RawFields, Rejected, Source, SourceOptions, random_split, register
+from recsys_emb.data.sources.base import Block, Note, RawFields, Rejected, Source, SourceOptions, random_split, register
 from recsys_emb.errors import UserError
 
 BLOCK_ROWS = 1 << 18
@@ -58,6 +58,7 @@ class MovieLens(Source):
         # Only the published ratings number items as movies.dat does.
         self._movies = folder / "movies.dat"
         self._has_movies = self._ratings.suffix == ".dat" and self._movies.is_file()
+        self._notes: list[Note] = []
 
     def fields(self) -> RawFields:
         names = [*_USERS, "item_id", *(["year"] if self._has_movies else [])]
@@ -84,9 +85,12 @@ class MovieLens(Source):
             first = f"; line {rejected[0].line}: {rejected[0].reason}" if rejected else ""
             raise UserError(f"{self._ratings}: no rating above or below 3{first}")
         users = _drop_bad(_check_unique(self._read_users(), "user_id"), self._users, rejected)
+        self._notes = []
+        self._note_missing(rows, users, "user_id", self._users)
         rows = rows.join(users, on="user_id", how="left", maintain_order="left")
         if self._has_movies:
             movies = _drop_bad(_check_unique(_read_movies(self._movies), "item_id"), self._movies, rejected)
+            self._note_missing(rows, movies, "item_id", self._movies)
             rows = rows.join(movies, on="item_id", how="left", maintain_order="left")
             rows = rows.with_columns(pl.col("genres").fill_null([]))
         labels = (rows["rating"] > 3).to_numpy().astype(np.uint8)
@@ -95,6 +99,15 @@ class MovieLens(Source):
         for start in range(0, len(frame), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
             yield Block(frame[part], labels[part], split[part], rejected=rejected if start == 0 else [])
+
+    def notes(self) -> list[Note]:
+        return self._notes
+
+    def _note_missing(self, ratings: pl.DataFrame, others: pl.DataFrame, key: str, file: Path) -> None:
+        missing = ~ratings[key].is_in(others[key].implode())
+        if missing.any():
+            what = f"ratings have no {', '.join(c for c in others.columns if c != key)}: no {key} like theirs in {file}"
+            self._notes.append(Note(int(missing.sum()), len(ratings), what))
 
     def _read_ratings(self) -> pl.DataFrame:
         if self._ratings.suffix == ".dat":

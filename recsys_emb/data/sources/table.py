@@ -6,24 +6,41 @@ import csv
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys_emb.data.column_types import Role, check_type
+from recsys_emb.data.dense import read_numbers
+from recsys_emb.data.frame import from_arrow
+from recsys_emb.data.lists import canonical_lists, misaligned
 from recsys_emb.data.sources._delimited import Format, Rows, parse, quoting
 from recsys_emb.data.sources._files import find_files, read_chunks, read_header
 from recsys_emb.data.sources._splits import RandomSplit, TimeSplit
 from recsys_emb.data.sources._table_options import MultiValuedSpec, SequenceSpec, TableOptions
+from recsys_emb.data.sources._times import TimeColumn
 from recsys_emb.data.sources.base import Block, RawFields, Source, register
 from recsys_emb.data.store import SPLITS
+from recsys_emb.data.values import canonical
 from recsys_emb.errors import UserError
 
 BLOCK_ROWS = 1 << 18
 # No field is called like these, which begin with a space.
 _FIELD, _LABEL, _WEIGHT, _SPLIT, _TIME = " field:", " label", " weight", " split", " time"
+_NUMERIC = ("label", "dense", "weight")
+"""Roles whose columns of a text file are read as numbers."""
+
+
+class Use(NamedTuple):
+    """A column of the files: what it is read as, what asks for it in words, whether texts are lists by a separator."""
+
+    column: str
+    role: Role
+    asked_by: str
+    separated: bool = False
 
 
 @register("table")
@@ -46,10 +63,7 @@ class Table(Source):
 
     def blocks(self) -> Iterator[Block]:
         spec = self.options.split
-        by_time = None
-        if spec.time is not None:
-            times = [rows.frame[_TIME].to_numpy() for rows in self._rows()]
-            by_time = TimeSplit(np.concatenate(times) if times else np.zeros(0), spec.ratios)
+        by_time = TimeSplit(self._times(), spec.ratios) if spec.time is not None else None
         at_random = RandomSplit(spec.ratios, spec.seed)
         names = [f.name for f in self._fields]
         for rows in self._rows():
@@ -78,33 +92,51 @@ class Table(Source):
     def _list_fields(self) -> list[MultiValuedSpec | SequenceSpec]:
         return [*self.options.multi_valued, *self.options.sequences]
 
+    def _times(self) -> np.ndarray:
+        """int64 or float64 [rows], the times of all good rows."""
+        times = [rows.frame[_TIME].to_numpy() for rows in self._rows()]
+        return np.concatenate(times) if times else np.zeros(0)
+
     def _rows(self, labelled: bool = True) -> Iterator[Rows]:
         """Good rows: the columns of ``blocks`` and, under names that no field can have, label, split, time, weight."""
-        roles = self._roles(labelled)
+        uses, spec = self._uses(labelled), self.options.split
+        time = TimeColumn(spec.time, spec.time_format) if labelled and spec.time is not None else None
         for file in self.files():
-            for rows in _read_parquet(file, roles) if _is_parquet(file) else self._read_text(file, roles):
-                yield self._checked_fields(self._checked_row(rows) if labelled else rows)
+            for rows in _read_parquet(file, uses) if _is_parquet(file) else self._read_text(file, uses):
+                yield self._checked_fields(self._checked_row(rows, time) if labelled else rows)
+        if time is not None:
+            time.check_units()
 
-    def _roles(self, labelled: bool) -> dict[str, str]:
-        """Every column that is needed, and the key of the schema that asks for it."""
+    def _uses(self, labelled: bool) -> list[Use]:
+        """Every column that is needed, what it is read as, and the key of the schema that asks for it."""
         o = self.options
-        roles = {f.source_column: f"field {f.name!r}" for f in self._fields}
-        if not labelled:
-            return roles
-        keys = {"label": o.label, "weight": o.weight, "split.column": o.split.column, "split.time": o.split.time}
-        return roles | {column: key for key, column in keys.items() if column is not None}
+        fields: dict[Role, Sequence[Any]] = {
+            **{"dense": o.dense, "categorical": o.categorical},
+            **{"multi_valued": o.multi_valued, "sequence": o.sequences},
+        }
+        uses = [
+            Use(f.source_column, role, f"field {f.name!r}", getattr(f, "separator", None) is not None)
+            for role, specs in fields.items()
+            for f in specs
+        ]
+        if labelled:
+            keys: dict[str, tuple[Role, str | None]] = {
+                **{"label": ("label", o.label), "weight": ("weight", o.weight)},
+                **{"split.column": ("split", o.split.column), "split.time": ("time", o.split.time)},
+            }
+            uses += [Use(column, role, key) for key, (role, column) in keys.items() if column is not None]
+        return uses
 
-    def _read_text(self, file: Path, roles: dict[str, str]) -> Iterator[Rows]:
+    def _read_text(self, file: Path, uses: Sequence[Use]) -> Iterator[Rows]:
         o = self.options
         tabs = {".tsv", ".tab"} & set(file.suffixes)
         separator = o.separator or ("\t" if tabs else ",")
         header = _header(file, separator)
-        _check_header(file, header, roles)
+        _check_header(file, header, uses)
         for f in self._list_fields:
             if f.separator is None:
                 raise UserError(f"field {f.name!r}: separator is missing; a text file such as {file} needs one")
-        numeric = {f.source_column for f in o.dense} | {c for c in (o.label, o.weight) if c in roles}
-        numeric -= {f.source_column for f in self._fields if f not in o.dense} | {o.split.column, o.split.time}
+        numeric = {u.column for u in uses if u.role in _NUMERIC} - {u.column for u in uses if u.role not in _NUMERIC}
         form = Format(
             {name: pl.Float64 if name in numeric else pl.String for name in header},
             separator,
@@ -114,8 +146,8 @@ class Table(Source):
         for chunk in read_chunks(file, quote='"', header=True):
             yield parse(chunk, form)
 
-    def _checked_row(self, rows: Rows) -> Rows:
-        """Label, weight, split and time."""
+    def _checked_row(self, rows: Rows, time: TimeColumn | None) -> Rows:
+        """Label, weight, split and, for a split by it, time."""
         o = self.options
         rows = _number(rows, o.label, _LABEL, "label")
         label = rows.frame[_LABEL]
@@ -130,15 +162,15 @@ class Table(Source):
             weight = rows.frame[_WEIGHT]
             rows = rows.reject(~(weight >= 0).fill_null(False), quoting(weight, "weight is missing or negative"))
             rows = rows.with_column(rows.frame[_WEIGHT].cast(pl.Float32))
+            large = rows.frame[_WEIGHT].is_infinite()
+            rows = rows.reject(large, quoting(rows.frame[o.weight], "weight is too large"))
         if o.split.column is not None:
             split = rows.frame[o.split.column].cast(pl.String)
             code = split.replace_strict(dict(zip(SPLITS, range(3))), default=None, return_dtype=pl.UInt8)
             rows = rows.with_column(code.alias(_SPLIT))
             rows = rows.reject(code.is_null(), quoting(split, f"split is not {', '.join(SPLITS)}"))
-        if o.split.time is not None:
-            time = rows.frame[o.split.time]
-            rows = rows.with_column(_times(time).alias(_TIME))
-            rows = rows.reject(rows.frame[_TIME].is_null(), quoting(time, "time is neither a number nor a date"))
+        if time is not None:
+            rows = time.read(rows, _TIME)
         return rows
 
     def _checked_fields(self, rows: Rows) -> Rows:
@@ -147,55 +179,32 @@ class Table(Source):
             rows = _number(rows, spec.source_column, f"{_FIELD}{spec.name}", spec.name)
         for item in self._list_fields:
             lists = _lists(rows.frame[item.source_column], item)
+            lists = canonical_lists(lists, f"{rows.file}: column {item.source_column!r}")
             rows = rows.with_column(lists.alias(f"{_FIELD}{item.name}"))
-        for sequence in o.sequences:
-            if sequence.aligned_with is not None:
-                own, other = (
-                    rows.frame[f"{_FIELD}{n}"].list.len().fill_null(0) for n in (sequence.name, sequence.aligned_with)
-                )
-                rows = rows.reject(own != other, f"{sequence.name} and {sequence.aligned_with} differ in length")
         for c in o.categorical:
-            rows = rows.with_column(rows.frame[c.source_column].alias(f"{_FIELD}{c.name}"))
-        return rows.select({f"{_FIELD}{f.name}": f.name for f in self._fields}, (_LABEL, _WEIGHT, _SPLIT, _TIME))
+            ids = canonical(rows.frame[c.source_column], f"{rows.file}: column {c.source_column!r}")
+            rows = rows.with_column(ids.alias(f"{_FIELD}{c.name}"))
+        rows = rows.select({f"{_FIELD}{f.name}": f.name for f in self._fields}, (_LABEL, _WEIGHT, _SPLIT, _TIME))
+        for sequence, wrong in misaligned(self.fields().sequences, rows.frame):
+            rows = rows.reject(wrong, f"{sequence.name} and {sequence.aligned_with} differ in length")
+        return rows
 
 
 def _number(rows: Rows, column: str, name: str, what: str) -> Rows:
     """Adds ``column`` as finite Float64 under ``name``; null where missing."""
     raw = rows.frame[column]
-    text = raw.str.strip_chars() if raw.dtype == pl.String else raw
-    if raw.dtype.is_nested() or raw.dtype.is_temporal():
-        raise UserError(f"{rows.file}: column {column!r} holds {raw.dtype}, {what} needs numbers")
-    number = text.cast(pl.Float64, strict=False).fill_nan(None)
-    rows = rows.with_column(number.alias(name))
-    bad = (number.is_null() & raw.is_not_null() & (raw.cast(pl.String) != "NaN")) | number.is_infinite().fill_null(
-        False
-    )
-    return rows.reject(bad, quoting(raw, f"{what} is not a number"))
+    number, wrong = read_numbers(raw)
+    return rows.with_column(number.alias(name)).reject(wrong, quoting(raw, f"{what} is not a number"))
 
 
 def _lists(values: pl.Series, spec: MultiValuedSpec | SequenceSpec) -> pl.Series:
     """A List column; of text, the parts between separators, and none of an empty text."""
-    if isinstance(values.dtype, (pl.List, pl.Array)):
-        return values.cast(pl.List(values.dtype.inner))
+    if isinstance(values.dtype, (pl.List, pl.Array, pl.Null)):
+        return values
     if spec.separator is None:
         raise UserError(f"field {spec.name!r}: column {spec.source_column!r} is no list; give its separator")
     texts = values.cast(pl.String)
     return texts.set(texts == "", None).str.split(spec.separator)
-
-
-def _times(values: pl.Series) -> pl.Series:
-    """Numbers that order the rows: numbers as they are, dates as what polars stores; of texts either."""
-    if values.dtype.is_temporal():
-        return values.to_physical().cast(pl.Int64)
-    if values.dtype != pl.String:
-        return values.fill_nan(None) if values.dtype.is_float() else values
-    numbers = values.cast(pl.Float64, strict=False).fill_nan(None)
-    if numbers.null_count() < len(numbers):
-        return numbers
-    try:
-        return values.str.to_datetime(strict=False, time_unit="us").cast(pl.Int64).cast(pl.Float64)
-    except pl.exceptions.ComputeError:  # no text of the block looks like a date
-        return numbers
 
 
 def _is_parquet(file: Path) -> bool:
@@ -203,13 +212,16 @@ def _is_parquet(file: Path) -> bool:
         return stream.read(4) == b"PAR1" or file.suffix == ".parquet"
 
 
-def _read_parquet(file: Path, roles: dict[str, str]) -> Iterator[Rows]:
+def _read_parquet(file: Path, uses: Sequence[Use]) -> Iterator[Rows]:
     try:
         with pq.ParquetFile(file) as table:
-            _check_header(file, table.schema_arrow.names, roles)
+            _check_header(file, table.schema_arrow.names, uses)
+            for use in uses:
+                where = f"{file}: column {use.column!r} ({use.asked_by})"
+                check_type(use.role, table.schema_arrow.field(use.column).type, where, separated=use.separated)
             start = 1
-            for batch in table.iter_batches(BLOCK_ROWS, columns=list(roles)):
-                frame = pl.DataFrame(batch)
+            for batch in table.iter_batches(BLOCK_ROWS, columns=list({use.column: None for use in uses})):
+                frame = from_arrow(batch)
                 yield Rows(frame, np.arange(start, start + len(frame)), file.name, partial(_row_texts, frame, start))
                 start += len(frame)
     except (pa.ArrowException, OSError) as error:
@@ -227,10 +239,10 @@ def _header(file: Path, separator: str) -> list[str]:
         raise UserError(f"{file} line 1: no header of column names ({error})") from None
 
 
-def _check_header(file: Path, header: Sequence[str], roles: dict[str, str]) -> None:
+def _check_header(file: Path, header: Sequence[str], uses: Sequence[Use]) -> None:
     twice = sorted({n for n in header if header.count(n) > 1})
     if twice:
         raise UserError(f"{file}: column {twice[0]!r} occurs twice")
-    for column, role in roles.items():
-        if column not in header:
-            raise UserError(f"{file}: no column {column!r}, which {role} needs; it has {', '.join(header)}")
+    for use in uses:
+        if use.column not in header:
+            raise UserError(f"{file}: no column {use.column!r}, which {use.asked_by} needs; it has {', '.join(header)}")

@@ -1,0 +1,95 @@
+"""What users hand over as a table, as a polars frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from recsys_emb.data.column_types import Role, check_type
+from recsys_emb.data.schema import CategoricalField, DatasetSchema
+from recsys_emb.errors import UserError
+from recsys_emb.files import one_line
+
+_NO_COLUMN = (TypeError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError)
+"""What polars and pyarrow raise on values that make no column."""
+
+
+def to_frame(rows: Any, schema: DatasetSchema) -> pl.DataFrame:
+    """The columns of ``rows`` that the fields of ``schema`` are read from.
+
+    Args:
+        rows: a polars, pandas or Arrow table, or a dict of columns.
+        schema: the fields.
+
+    Raises:
+        UserError: no table, a field without a column, or an Arrow column of a type that its field does not take.
+    """
+    if isinstance(rows, pl.DataFrame):
+        return rows
+    if isinstance(rows, pa.RecordBatch):
+        rows = pa.Table.from_batches([rows])
+    if isinstance(rows, pa.Table):
+        check_fields(schema, rows.column_names)
+        for field, role in roles(schema):
+            check_type(role, rows.schema.field(field).type, f"field {field!r}")
+        return from_arrow(rows.select([field for field, _ in roles(schema)]))
+    if not hasattr(rows, "keys"):
+        what = type(rows).__name__
+        raise UserError(f"the rows are a {what}; give a polars, pandas or Arrow table, or a dict of columns")
+    check_fields(schema, [str(name) for name in rows.keys()])  # noqa: SIM118  a pandas frame has columns as keys
+    columns = {field: rows[field] for field, _ in roles(schema)}
+    try:
+        return pl.DataFrame(columns)
+    except _NO_COLUMN as error:
+        raise UserError(f"{_culprit(columns)} ({one_line(error)})") from None
+
+
+def _culprit(columns: dict[str, Any]) -> str:
+    for field, values in columns.items():
+        try:
+            pl.DataFrame({field: values})
+        except _NO_COLUMN:
+            return f"field {field!r}: the values make no column of one type"
+    return "the rows: the columns make no table"
+
+
+def from_arrow(rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
+    """A polars frame of columns that passed ``check_type``."""
+    for position, column in enumerate(rows.schema):
+        if (known := _polars_type(column.type)) != column.type:
+            rows = rows.set_column(position, column.name, rows.column(position).cast(known))
+    frame = pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _polars_type(column: pa.DataType) -> pa.DataType:
+    """The type itself, but that polars cannot work on decimals of other than 128 bits."""
+    if pa.types.is_decimal(column):
+        return pa.decimal128(column.precision, column.scale)
+    if pa.types.is_list(column) or pa.types.is_large_list(column):
+        value = _polars_type(column.value_type)
+        return column if value == column.value_type else pa.large_list(value)
+    return column
+
+
+def roles(schema: DatasetSchema) -> Iterator[tuple[str, Role]]:
+    """Every field and what its column is read as."""
+    for name in schema.dense:
+        yield name, "dense"
+    for field in schema.embedded:
+        if not isinstance(field, CategoricalField):
+            yield field.name, "sequence"
+        else:
+            yield field.name, "multi_valued" if field.multi_valued else "categorical"
+
+
+def check_fields(schema: DatasetSchema, columns: Iterable[str]) -> None:
+    """Raises UserError when a field is no column."""
+    names = list(columns)
+    for field, _ in roles(schema):
+        if field not in names:
+            raise UserError(f"the rows have no field {field!r}; they have {', '.join(names)}")
