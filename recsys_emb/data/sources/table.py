@@ -51,7 +51,7 @@ class Table(Source):
             times = [rows.frame[_TIME].to_numpy() for rows in self._rows()]
             by_time = TimeSplit(np.concatenate(times) if times else np.zeros(0), spec.ratios)
         at_random = RandomSplit(spec.ratios, spec.seed)
-        names = [f.name for f in self._fields]
+        names = [f.name for f in self.options.fields]
         for rows in self._rows():
             frame = rows.frame
             if by_time is not None:
@@ -70,11 +70,6 @@ class Table(Source):
             yield Block(rows.frame, zeros, zeros, rejected=rows.rejected, lines=rows.lines)
 
     @property
-    def _fields(self) -> list[Any]:
-        o = self.options
-        return [*o.dense, *o.categorical, *o.multi_valued, *o.sequences]
-
-    @property
     def _list_fields(self) -> list[MultiValuedSpec | SequenceSpec]:
         return [*self.options.multi_valued, *self.options.sequences]
 
@@ -88,7 +83,7 @@ class Table(Source):
     def _roles(self, labelled: bool) -> dict[str, str]:
         """Every column that is needed, and the key of the schema that asks for it."""
         o = self.options
-        roles = {f.source_column: f"field {f.name!r}" for f in self._fields}
+        roles = {f.source_column: f"field {f.name!r}" for f in self.options.fields}
         if not labelled:
             return roles
         keys = {"label": o.label, "weight": o.weight, "split.column": o.split.column, "split.time": o.split.time}
@@ -104,7 +99,7 @@ class Table(Source):
             if f.separator is None:
                 raise UserError(f"field {f.name!r}: separator is missing; a text file such as {file} needs one")
         numeric = {f.source_column for f in o.dense} | {c for c in (o.label, o.weight) if c in roles}
-        numeric -= {f.source_column for f in self._fields if f not in o.dense} | {o.split.column, o.split.time}
+        numeric -= {f.source_column for f in o.fields if f not in o.dense} | {o.split.column, o.split.time}
         form = Format(
             {name: pl.Float64 if name in numeric else pl.String for name in header},
             separator,
@@ -156,7 +151,7 @@ class Table(Source):
                 rows = rows.reject(own != other, f"{sequence.name} and {sequence.aligned_with} differ in length")
         for c in o.categorical:
             rows = rows.with_column(rows.frame[c.source_column].alias(f"{_FIELD}{c.name}"))
-        return rows.select({f"{_FIELD}{f.name}": f.name for f in self._fields}, (_LABEL, _WEIGHT, _SPLIT, _TIME))
+        return rows.select({f"{_FIELD}{f.name}": f.name for f in self.options.fields}, (_LABEL, _WEIGHT, _SPLIT, _TIME))
 
 
 def _number(rows: Rows, column: str, name: str, what: str) -> Rows:
