@@ -7,39 +7,48 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json
-
-_MARK = "UNFINISHED"
+from recsys_emb.lock import LOCK, sole_writer
 
 
 @contextmanager
 def building(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder ``OUT.partial`` that becomes ``out`` when the block ends, and goes when it fails.
+    """A new folder ``OUT.partial``, locked, that becomes ``out`` when the block ends, and goes when it fails.
 
     Raises:
-        UserError: ``out`` is a prepared dataset and ``overwrite`` is not set, or it is something else.
+        UserError: ``out`` is a prepared dataset and ``overwrite`` is not set, it is something else, or another process
+            is making it.
     """
     check_free(out, overwrite)
     partial = out.with_name(f"{out.name}.partial")
-    if partial.exists():
-        if not (partial / _MARK).is_file():
-            raise UserError(f"{partial} is in the way; move it, or choose another --out")
-        shutil.rmtree(partial)  # left by a preparation that was killed
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
-    (partial / _MARK).touch()
-    try:
-        yield partial
-        (partial / _MARK).unlink()
-        _move(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    if partial.exists() and not (partial / LOCK).is_file():
+        raise UserError(f"{partial} is in the way; move it, or choose another --out")
+    with sole_writer(partial, "this dataset"):
+        try:
+            check_free(out, overwrite)  # another process may have finished it meanwhile
+            _clear(partial)  # what a killed preparation left
+            yield partial
+            _move(partial, out)
+        except BaseException:
+            _clear(partial)
+            (partial / LOCK).unlink()
+            with suppress(OSError):  # the next writer is there already
+                partial.rmdir()
+            raise
+        (out / LOCK).unlink()
+
+
+def _clear(folder: Path) -> None:
+    """Removes all but the lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -63,7 +72,7 @@ def is_prepared(folder: Path) -> bool:
 
 def checksums(folder: Path) -> dict[str, str]:
     """BLAKE2b (16 bytes, hexadecimal) of every file below ``folder``, by its relative path."""
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != _MARK)
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != LOCK)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sums = pool.map(checksum, files)
         return {f.relative_to(folder).as_posix(): s for f, s in zip(files, sums)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -61,7 +62,8 @@ def predict_file(
     source = make_source(artifact.manifest.rows.source, input, options=artifact.manifest.rows.options)
     runtime.configure(artifact.config.seed, artifact.manifest.precision)
     started, rows, unknown = time.perf_counter(), 0, UnknownValues(artifact.schema)
-    partial, rejected_now = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.rejected.partial")
+    beside = f"{out.name}.{os.getpid()}"  # whoever else writes to out
+    partial, rejected_now = out.with_name(f"{beside}.partial"), out.with_name(f"{beside}.rejected.partial")
     kept_at = out.with_name(f"{out.name}.rejected.tsv")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

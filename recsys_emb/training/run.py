@@ -19,10 +19,10 @@ from recsys_emb.embeddings.budget import budget_bytes, plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.errors import LostProcess, UserError, settings_written_as
 from recsys_emb.files import unused
+from recsys_emb.lock import sole_writer
 from recsys_emb.models.base import CTRModel, model_registry
 from recsys_emb.training import metrics, runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
-from recsys_emb.training.lock import sole_writer
 from recsys_emb.training.run_dir import RunDir, check_free
 from recsys_emb.training.stage_runner import (
     Outcome,
@@ -159,14 +159,14 @@ def _folder(config: RunConfig, out: Path, dataset: EncodedDataset, resume: bool,
     """A new run folder, or the one to continue, locked. Raises UserError when it is not the config's."""
     if not (resume and (out / "config.yaml").is_file()):
         check_free(out)
-        held.enter_context(sole_writer(out))
+        held.enter_context(sole_writer(out, "this run"))
         return RunDir.create(out, config, dataset)
     run = RunDir.open(out)
     if run.config != config:
         raise UserError(f"--resume: {out} was started with another config than this one; see {out}/config.yaml")
     run.check_dataset(dataset)
     if not run.done:
-        held.enter_context(sole_writer(out))
+        held.enter_context(sole_writer(out, "this run"))
     return run
 
 

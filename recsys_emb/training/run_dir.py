@@ -29,7 +29,7 @@ from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, read_json_as, read_json_lines, write_json, write_text
-from recsys_emb.training.lock import LOCK
+from recsys_emb.lock import LOCK
 from recsys_emb.training.runtime import environment
 
 _BEGINNING = {"env.json", "schema.json", "dataset.json", LOCK}

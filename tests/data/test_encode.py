@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from recsys_emb.data.describe import describe
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.encoder import Encoder
+from recsys_emb.data.folder import checksums
 from recsys_emb.data.hashes import hash63
 from recsys_emb.data.schema import HASHED_IDS, CategoricalField
 from recsys_emb.data.sources.base import RawFields, Rejected
@@ -297,6 +299,27 @@ def test_a_killed_preparation_leaves_nothing_that_looks_prepared(tmp_path: Path)
         open_dataset(tmp_path / "out.partial")
     prepare(source_of(random_rows(60, seed=1)), out)  # clears what was left
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_preparations_of_one_folder(tmp_path: Path) -> None:
+    """The second is refused while the first is at work, and the first ends as if there had been none."""
+    columns, out = random_rows(60, seed=1), tmp_path / "out"
+    refused: list[str] = []
+
+    def meanwhile(stage: str, rows: int, total: int | None) -> None:
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match="is writing this dataset; wait for it") as error:
+                prepare(source_of(columns), out, overwrite=overwrite)
+            refused.append(str(error.value))
+
+    manifest = prepare(source_of(columns), out, progress=meanwhile)
+    assert refused
+    assert f"out.partial: another process (id {os.getpid()})" in refused[0]
+    assert "\n" not in refused[0]
+    alone = prepare(source_of(columns), tmp_path / "alone")
+    assert manifest["checksums"] == alone["checksums"]
+    assert manifest["checksums"].items() <= checksums(out).items()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "out"]
 
 
 def small(labels: list[int], split: list[int], **options: Any) -> MemorySource:

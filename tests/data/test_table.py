@@ -275,6 +275,11 @@ def test_history_keeps_its_last_entries(tmp_path: Path) -> None:
         ({"sequences": [{"name": "h", "target": "item", "max_length": 0}]}, "max_length: .*got 0"),
         ({"split": {"column": "a", "time": "b"}}, "split: .*column or time, not both"),
         ({"split": {"ratio": [1, 1, 1]}}, "ratio: unknown key"),
+        ({"dense": ["clicked"]}, "field 'clicked' is read from 'clicked', the column of label; leave it out"),
+        ({"sequences": [{"name": "h", "column": "clicked", "target": "item"}]}, "field 'h' is read from 'clicked'"),
+        ({"split": {"column": "unused"}, "multi_valued": ["unused"]}, "'unused', the column of split.column"),
+        ({"split": {"column": "clicked"}}, "column 'clicked' cannot be both label and split.column"),
+        ({"weight": "day", "split": {"time": "day"}}, "column 'day' cannot be both weight and split.time"),
         ({"separator": "::"}, "separator: .*single ASCII character"),
         ({"categorical": [{"name": "a b"}]}, "categorical.0.name"),
         (
@@ -290,6 +295,12 @@ def test_mistakes_in_the_schema(tmp_path: Path, change: dict[str, Any], message:
         make_source("table", tmp_path, schema)
     assert "\n" not in str(error.value)
     assert "schema.yaml" in str(error.value)
+
+
+def test_a_weight_and_a_time_may_be_fields(tmp_path: Path) -> None:
+    schema = {**SCHEMA, "dense": ["weight", "views"], "split": {"time": "views"}}
+    (block,) = read(write(tmp_path / "t.csv", [ROW]), schema)
+    assert block.frame["weight"].to_list() == [0.5]
 
 
 def test_schema_file_errors(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from recsys_emb.training.lock import sole_writer
+from recsys_emb.lock import sole_writer
 from recsys_emb.training.run_dir import load_run
 from tests.robustness.kills import Ended, Victim
 from tests.robustness.survival import kill_and_continue, random_phases, uninterrupted
@@ -73,7 +73,7 @@ def test_two_writers_of_one_folder(whole: Any, tmp_path: Path) -> None:
     reference, _ = whole["full"]
     victim = Victim(reference.config, tmp_path / "a")
     victim.out.mkdir()
-    with sole_writer(victim.out):
+    with sole_writer(victim.out, "this run"):
         refused = victim.train()
     assert refused.code == 2
     message = f"{victim.out}: another process (id {os.getpid()}) is writing this run; wait for it, or name another"

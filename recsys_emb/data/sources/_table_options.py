@@ -96,9 +96,29 @@ class TableOptions(SourceOptions):
             raise ValueError("must be a single ASCII character")
         return value
 
+    @property
+    def fields(self) -> tuple[_Column, ...]:
+        """Everything that a model may see."""
+        return (*self.dense, *self.categorical, *self.multi_valued, *self.sequences)
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> Self:
+        """A field that is the label, or that tells the split, would leak it into every figure."""
+        roles = {"label": self.label, "weight": self.weight}
+        roles |= {"split.column": self.split.column, "split.time": self.split.time}
+        named = {role: column for role, column in roles.items() if column is not None}
+        for role, column in named.items():
+            other = next((r for r, c in named.items() if c == column and r != role), None)
+            if other is not None:
+                raise ValueError(f"column {column!r} cannot be both {role} and {other}")
+            field = next((f for f in self.fields if f.source_column == column), None)
+            if field is not None and role in ("label", "split.column"):
+                raise ValueError(f"field {field.name!r} is read from {column!r}, the column of {role}; leave it out")
+        return self
+
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:
-        names = [f.name for f in (*self.dense, *self.categorical, *self.multi_valued, *self.sequences)]
+        names = [f.name for f in self.fields]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"field {twice[0]!r} is given twice")

@@ -65,7 +65,7 @@ class Table(Source):
         spec = self.options.split
         by_time = TimeSplit(self._times(), spec.ratios) if spec.time is not None else None
         at_random = RandomSplit(spec.ratios, spec.seed)
-        names = [f.name for f in self._fields]
+        names = [f.name for f in self.options.fields]
         for rows in self._rows():
             frame = rows.frame
             if by_time is not None:
@@ -82,11 +82,6 @@ class Table(Source):
         for rows in self._rows(labelled=False):
             zeros = np.zeros(len(rows.frame), np.uint8)
             yield Block(rows.frame, zeros, zeros, rejected=rows.rejected, lines=rows.lines)
-
-    @property
-    def _fields(self) -> list[Any]:
-        o = self.options
-        return [*o.dense, *o.categorical, *o.multi_valued, *o.sequences]
 
     @property
     def _list_fields(self) -> list[MultiValuedSpec | SequenceSpec]:
@@ -184,7 +179,8 @@ class Table(Source):
         for c in o.categorical:
             ids = canonical(rows.frame[c.source_column], f"{rows.file}: column {c.source_column!r}")
             rows = rows.with_column(ids.alias(f"{_FIELD}{c.name}"))
-        rows = rows.select({f"{_FIELD}{f.name}": f.name for f in self._fields}, (_LABEL, _WEIGHT, _SPLIT, _TIME))
+        names = {f"{_FIELD}{f.name}": f.name for f in self.options.fields}
+        rows = rows.select(names, (_LABEL, _WEIGHT, _SPLIT, _TIME))
         for sequence, wrong in misaligned(self.fields().sequences, rows.frame):
             rows = rows.reject(wrong, f"{sequence.name} and {sequence.aligned_with} differ in length")
         return rows
