@@ -19,6 +19,8 @@ def run_table(report: Mapping[str, Any], folder: Path) -> Table:
         table.add_row("gap to Bayes", f"{report['bayes_auc'] - report['auc']:.5f}")
     if report["gauc"] is not None:
         table.add_row("test GAUC", f"{report['gauc']:.5f}")
+        if (covered := gauc_coverage(report)) is not None:
+            table.add_row("GAUC covers", covered)
     table.add_row("test logloss", f"{report['logloss']:.5f}")
     table.add_row("normalised entropy", f"{report['ne']:.5f}")
     table.add_row("calibration", f"{report['calibration']:.4f}")
@@ -68,7 +70,17 @@ def metrics_table(figures: Mapping[str, Any], what: Path) -> Table:
     for name in names:
         table.add_column(name, justify="right")
     table.add_row(*("-" if figures[n] is None else f"{figures[n]:.5f}" for n in names))
+    if (covered := gauc_coverage(figures)) is not None:
+        table.caption = f"gauc: {covered}"
     return table
+
+
+def gauc_coverage(figures: Mapping[str, Any]) -> str | None:
+    """How many users and rows GAUC is of; None without users, or in reports that are older than these figures."""
+    if figures.get("gauc_users") is None:
+        return None
+    users, rows = (f"{figures[f'gauc_{k}']:,} of {figures[k]:,} {k}" for k in ("users", "rows"))
+    return f"{users}, {rows} (users with clicks and non-clicks)"
 
 
 def options_table(kind: str, plugin: Mapping[str, Any]) -> Table | str:

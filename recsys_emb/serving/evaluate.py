@@ -39,7 +39,7 @@ def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None
     figures = metrics.evaluate(predicted)
     if split == "test" and data is None and artifact.report.get("auc") is None:
         write_json(artifact.path / REPORT, {**artifact.report, **figures})
-    return {"artifact": str(artifact.path), "split": split, "rows": len(dataset.split(split)), **figures}
+    return {"artifact": str(artifact.path), "split": split, **figures}
 
 
 def logit_error(before: Tensor, after: Tensor) -> dict[str, float]:

@@ -243,7 +243,7 @@ def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
     figures = metrics.evaluate(predict_split(model, dataset, split, config, precision))
-    return {"run": str(run.path), "split": split, "rows": len(dataset.split(split)), **figures}
+    return {"run": str(run.path), "split": split, **figures}
 
 
 def check(config: RunConfig) -> tuple[Plan, DatasetSchema]:
