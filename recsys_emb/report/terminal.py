@@ -9,12 +9,13 @@ from typing import Any
 from rich.table import Table
 
 from recsys_emb.sizes import human_bytes
+from recsys_emb.training.task import task_in
 
 
 def run_table(report: Mapping[str, Any], folder: Path) -> Table:
     """What a training gave."""
-    table = _facts(report)
-    table.add_row("test AUC", f"{report['auc']:.5f}")
+    table, main = _facts(report), task_in(report).main
+    table.add_row(f"test {main.title}", f"{main.of(report):.5f}")
     if report["bayes_auc"] is not None:
         table.add_row("gap to Bayes", f"{report['bayes_auc'] - report['auc']:.5f}")
     if report["gauc"] is not None:
@@ -41,9 +42,10 @@ def artifact_table(report: Mapping[str, Any], folder: Path) -> Table:
         table.add_row("[bold red]larger than the run's own[/]", smaller)
     table.add_row("rest of the model", human_bytes(report["dense_bytes"]))
     table.add_row("vocabularies", human_bytes(report["vocabulary_bytes"]))
-    if report["auc"] is not None:
+    main = task_in(report).main
+    if report[main.key] is not None:
         error = report["logit_error"]
-        table.add_row("test AUC", f"{report['auc']:.5f}")
+        table.add_row(f"test {main.title}", f"{main.of(report):.5f}")
         table.add_row("logits off by", f"{error['max']:.1e} at most, {error['mean']:.1e} on average")
     table.add_row("artifact", str(folder))
     return table
