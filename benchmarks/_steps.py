@@ -14,6 +14,7 @@ from recsys_emb.models.base import build_model
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.run import plan
+from recsys_emb.training.task import task_of
 from recsys_emb.training.trainer import Trainer
 
 WARM_UP = 5
@@ -52,7 +53,8 @@ class Steps:
         runtime.configure(config.seed, precision)
         model = build_model(config.model, dataset.schema, plan(config, dataset).build())
         loader = BatchLoader(dataset.split("train"), dataset.schema, config.training.batch_size, shuffle=True, seed=1)
-        self.trainer = Trainer(model.train(), config.training, loader, loader, Checkpoints(scratch), precision)
+        task, checkpoints = task_of(config), Checkpoints(scratch)
+        self.trainer = Trainer(task, model.train(), config.training, loader, loader, checkpoints, precision)
         self._batches = _forever(loader)
 
     def step(self) -> None:

@@ -79,14 +79,14 @@ class TrainingConfig(_Section):
     learning_rate: float = Field(1e-3, gt=0)
     lr_schedule: Literal["plateau", "linear"] = Field(
         "plateau",
-        description="plateau: drops when validation AUC gains no more, and then stops; linear: falls to zero over all "
-        "epochs (or max_steps), at each evaluation, and does not stop before",
+        description="plateau: drops when the validation metric (AUC) gains no more, and then stops; linear: falls to "
+        "zero over all epochs (or max_steps), at each evaluation, and does not stop before",
     )
     lr_drop: float = Field(0.1, gt=0, le=1, description="factor on the learning rate at a plateau")
     eval_every: int | None = Field(None, ge=1, description="batches between evaluations; absent: every epoch")
     plateau: int = Field(1, ge=1, description="evaluations without a gain before the learning rate drops")
     patience: int = Field(1, ge=0, description="evaluations without a gain, after a drop, before training stops")
-    min_delta: float = Field(1e-5, ge=0, description="least gain of validation AUC that counts")
+    min_delta: float = Field(1e-5, ge=0, description="least gain of the validation metric (AUC) that counts")
     precision: Literal["fp32", "bf16", "auto"] = Field("auto", description="of the dense part; tables stay fp32")
     embedding_optimizer: Literal["adam", "rowwise_adagrad", "sgd", "dense_adam"] = Field(
         "adam",
@@ -100,6 +100,7 @@ class TrainingConfig(_Section):
 class RunConfig(_Section):
     """One run."""
 
+    task: Literal["ctr"] = Field("ctr", description="what is predicted; ctr: the probability of a click")
     data: DataConfig
     model: SerializeAsAny[ModelConfig]
     embedding: EmbeddingConfig = EmbeddingConfig()

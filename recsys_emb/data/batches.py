@@ -24,7 +24,7 @@ class Batch:
     dense:     float32 [B, Nd]
     sparse:    KeyedJaggedTensor of ``schema.sparse_keys``; ids int64
     sequences: KeyedJaggedTensor of ``schema.sequence_keys``, oldest id first, or None
-    labels:    float32 [B], 0 or 1
+    labels:    float32 [B], as the run's task has them
     weights:   float32 [B] or None
     groups:    int64 [B], the user of each row for GAUC, or None
     whole:     rows of the batch over all processes; None where these are all
@@ -138,7 +138,7 @@ class BatchLoader:
         labels = _take(s.labels, rows).float()
         ids = _take(s.ids, rows)  # [B, F]
         values, lengths = [ids.t().reshape(-1).long()], [self._ones[: ids.numel()]]
-        self._check(labels, values[0].view(ids.shape[1], len(labels)))
+        self._check(values[0].view(ids.shape[1], len(labels)))
         for field in self.schema.multi_valued:
             v, n = self._jagged(field, rows)
             values.append(v)
@@ -166,10 +166,8 @@ class BatchLoader:
 
     # -- ids of a damaged dataset would be other fields' rows ---------------------------------------------------------
 
-    def _check(self, labels: Tensor, ids: Tensor) -> None:
-        """Raises UserError on a label that is not 0 or 1, or an id [F, B] beyond its vocabulary."""
-        if len(labels) and labels.max() > 1:
-            raise UserError(f"{self.split.name} split: a label is {int(labels.max())}; prepare the dataset again")
+    def _check(self, ids: Tensor) -> None:
+        """Raises UserError on an id [F, B] beyond its vocabulary."""
         if ids.numel():
             beyond = (ids.amin(1) < 0) | (ids.amax(1) >= self._sizes)
             if beyond.any():

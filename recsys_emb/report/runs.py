@@ -12,6 +12,7 @@ from typing import Any
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, read_yaml
 from recsys_emb.training.run_dir import RunDir
+from recsys_emb.training.task import task_in
 
 Report = dict[str, Any]
 
@@ -22,7 +23,7 @@ AVERAGED = (
 )
 """Keys of a report that are figures: a group of runs has their mean, and their spread as ``<key>_std``."""
 
-_REQUIRED = ("model", "backend", "dataset", "seed", "auc", "logloss", "serving_bytes", "training_bytes")
+_REQUIRED = ("model", "backend", "dataset", "seed", "serving_bytes", "training_bytes")
 _SHOWN_ELSEWHERE = ("seed", "model.name", "embedding.backend", "embedding.budget", "data.path", "compact.budget")
 
 
@@ -46,9 +47,10 @@ def load_report(run_dir: str | Path) -> Report:
     if missing:
         raise UserError(f"run {run}: not finished (no {missing[0]}); {RunDir(run).how_to_continue}")
     report = read_json(run / "report.json")
-    if artifact and report.get("auc") is None:
+    main = task_in(report).main
+    if artifact and report.get(main.key) is None:
         raise UserError(f"artifact {run}: has no figures yet; run `recsys-emb evaluate {run}` first")
-    absent = [key for key in _REQUIRED if key not in report]
+    absent = [key for key in (*_REQUIRED, main.key) if key not in report]
     if absent:
         raise UserError(f"{run / 'report.json'}: lacks the key {absent[0]!r}; train the run again")
     config = _artifact_config(run) if artifact else read_yaml(run / "config.yaml", "config", "what training wrote")
@@ -81,7 +83,7 @@ def _artifact_config(artifact: Path) -> dict[str, Any]:
 
 
 def group_by_seed(reports: Sequence[Report]) -> list[Report]:
-    """One row per config, the mean of its seeds; by dataset, best AUC first.
+    """One row per config, the mean of its seeds; by dataset and task, the best first.
 
     A row is a report whose figures are means, with ``<key>_std`` (sample standard deviation, None for one run),
     ``n``, ``seeds``, ``runs`` (folder names) and ``settings``: the config keys by which it differs from the rows
@@ -94,7 +96,12 @@ def group_by_seed(reports: Sequence[Report]) -> list[Report]:
         groups[json.dumps(identity, default=str)].append(report)
     rows = [_mean_row(members) for members in groups.values()]
     _name_differences(rows)
-    return sorted(rows, key=lambda row: (str(row["dataset"]), -row["auc"]))
+
+    def rank(row: Report) -> tuple[str, str, float]:
+        task = task_in(row)
+        return str(row["dataset"]), task.name, -task.main.score(task.main.of(row))
+
+    return sorted(rows, key=rank)
 
 
 def _mean_row(members: list[Report]) -> Report:

@@ -9,16 +9,19 @@ from typing import Any
 from rich.table import Table
 
 from recsys_emb.sizes import human_bytes
+from recsys_emb.training.task import task_in
 
 
 def run_table(report: Mapping[str, Any], folder: Path) -> Table:
     """What a training gave."""
-    table = _facts(report)
-    table.add_row("test AUC", f"{report['auc']:.5f}")
+    table, main = _facts(report), task_in(report).main
+    table.add_row(f"test {main.title}", f"{main.of(report):.5f}")
     if report["bayes_auc"] is not None:
         table.add_row("gap to Bayes", f"{report['bayes_auc'] - report['auc']:.5f}")
     if report["gauc"] is not None:
         table.add_row("test GAUC", f"{report['gauc']:.5f}")
+        if (covered := gauc_coverage(report)) is not None:
+            table.add_row("GAUC covers", covered)
     table.add_row("test logloss", f"{report['logloss']:.5f}")
     table.add_row("normalised entropy", f"{report['ne']:.5f}")
     table.add_row("calibration", f"{report['calibration']:.4f}")
@@ -39,9 +42,10 @@ def artifact_table(report: Mapping[str, Any], folder: Path) -> Table:
         table.add_row("[bold red]larger than the run's own[/]", smaller)
     table.add_row("rest of the model", human_bytes(report["dense_bytes"]))
     table.add_row("vocabularies", human_bytes(report["vocabulary_bytes"]))
-    if report["auc"] is not None:
+    main = task_in(report).main
+    if report[main.key] is not None:
         error = report["logit_error"]
-        table.add_row("test AUC", f"{report['auc']:.5f}")
+        table.add_row(f"test {main.title}", f"{main.of(report):.5f}")
         table.add_row("logits off by", f"{error['max']:.1e} at most, {error['mean']:.1e} on average")
     table.add_row("artifact", str(folder))
     return table
@@ -68,7 +72,17 @@ def metrics_table(figures: Mapping[str, Any], what: Path) -> Table:
     for name in names:
         table.add_column(name, justify="right")
     table.add_row(*("-" if figures[n] is None else f"{figures[n]:.5f}" for n in names))
+    if (covered := gauc_coverage(figures)) is not None:
+        table.caption = f"gauc: {covered}"
     return table
+
+
+def gauc_coverage(figures: Mapping[str, Any]) -> str | None:
+    """How many users and rows GAUC is of; None without users, or in reports that are older than these figures."""
+    if figures.get("gauc_users") is None:
+        return None
+    users, rows = (f"{figures[f'gauc_{k}']:,} of {figures[k]:,} {k}" for k in ("users", "rows"))
+    return f"{users}, {rows} (users with clicks and non-clicks)"
 
 
 def options_table(kind: str, plugin: Mapping[str, Any]) -> Table | str:

@@ -18,6 +18,7 @@ from recsys_emb.errors import BudgetTooSmall, UserError
 from recsys_emb.files import read_yaml
 from recsys_emb.search.space import Keys, Space, Values, parse_space
 from recsys_emb.training.run import group_of, plan
+from recsys_emb.training.task import Task, task_of
 from recsys_emb.validation import explain
 
 BaselineName = Literal["full", "uniform", "mixed_dim", "uniform_widths"]
@@ -89,6 +90,11 @@ class Search:
     def tree(self) -> dict[str, Any]:
         """The base as nested mappings of what its files say; defaults are left out, since they depend on the rest."""
         return self.base.model_dump(mode="json", exclude_unset=True)
+
+    @property
+    def task(self) -> Task:
+        """Whose main metric is searched for."""
+        return task_of(self.base)
 
     @cached_property
     def dataset(self) -> EncodedDataset:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from optuna.distributions import IntDistribution
 
 from recsys_emb.search.space import Param, Space
-from recsys_emb.training.metrics import Predictions, auc_change
+from recsys_emb.training.metrics import Predictions
+from recsys_emb.training.task import Task
 
 Widths = dict[str, int]
 """Columns by the name of a parameter; tables that share one are narrowed together."""
@@ -15,8 +16,10 @@ CHANCE = 2.5
 """Standard errors: a sampler picks, on the rows that judge it, those fields of no use that happen to help."""
 
 
-def narrowed(space: Space, widths: Widths, predict: Callable[[Mapping[str, int]], Predictions], most: float) -> Widths:
-    """Each table at 0 columns (at 1 in a space without 0) where AUC then falls by no more than by chance.
+def narrowed(
+    space: Space, widths: Widths, predict: Callable[[Mapping[str, int]], Predictions], task: Task, most: float
+) -> Widths:
+    """Each table at 0 columns (at 1 in a space without 0) where the score then falls by no more than by chance.
 
     A sampler that looks for the best score leaves a field of no use at any width that it drew: none is better. Fields
     of use keep their widths: between those a supernet, trained for all at once, tells too little. (MovieLens-1M: a
@@ -28,17 +31,23 @@ def narrowed(space: Space, widths: Widths, predict: Callable[[Mapping[str, int]]
         space: of widths alone.
         widths: the candidate's.
         predict: of columns by table.
-        most: AUC that a parameter may cost even where few rows could not tell that from chance.
+        task: says by how much its main metric differs.
+        most: of the metric that a parameter may cost even where few rows could not tell that from chance.
     """
     start, best = widths, predict(by_table(space, widths))
     least = {p.name: _least(p) for p in space.params if _least(p) < min(2, widths[p.name])}
     alone = {name: predict(by_table(space, start | {name: width})) for name, width in least.items()}
-    cost = {name: -auc_change(best, found)[0] for name, found in alone.items()}
+
+    def lost(found: Predictions) -> tuple[float, float]:
+        change, error = task.change(best, found)
+        return -task.main.score(change), error
+
+    cost = {name: lost(found)[0] for name, found in alone.items()}
     for name in sorted(cost, key=lambda name: cost[name]):
         tried = widths | {name: least[name]}
         found = alone[name] if widths is start else predict(by_table(space, tried))
-        change, error = auc_change(best, found)
-        if -change <= min(most, CHANCE * error):
+        loss, error = lost(found)
+        if loss <= min(most, CHANCE * error):
             widths, best = tried, found
     return widths
 

@@ -1,4 +1,4 @@
-"""What a trial is worth: bytes from the plan, before anything is trained; then the validation AUC of a run."""
+"""What a trial is worth: bytes from the plan, before anything is trained; then the validation metric of a run."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.errors import BudgetTooSmall, UserError
 from recsys_emb.search.config import Search, without_budget
 from recsys_emb.training.run import plan, train
+from recsys_emb.training.task import MainMetric
 from recsys_emb.training.trainer import Reporter, TrainingState
 
 COMPLETE, PRUNED, INFEASIBLE, FAILED, DUPLICATE = "complete", "pruned", "infeasible", "failed", "duplicate"
@@ -61,9 +62,9 @@ class Duplicate(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """Of a complete trial."""
+    """Of a complete trial; ``value`` is the task's main metric on the validation split."""
 
-    auc: float
+    value: float
     serving_bytes: int
     seconds: float | None = None
 
@@ -95,7 +96,7 @@ class TrainObjective:
         find_original(study, trial)
         trial.set_user_attr(RUN, trial.user_attrs.get(RUN, f"trials/{trial.number:04d}"))
         folder = self.out / trial.user_attrs[RUN]
-        reporter = TrialReporter(trial, self.reporter, self._prunes(config))
+        reporter = TrialReporter(trial, self.search.task.main, self.reporter, self._prunes(config))
         try:
             report = train(config, folder, reporter, resume=True, test=False)
         except optuna.TrialPruned:
@@ -103,7 +104,8 @@ class TrainObjective:
             raise
         if self.search.budget is not None and report["serving_bytes"] > self.search.budget:
             raise _too_large(report["serving_bytes"], self.search.budget)
-        return Result(report["valid_auc"], report["serving_bytes"], report["train_seconds"])
+        value = report[f"valid_{self.search.task.main.key}"]
+        return Result(value, report["serving_bytes"], report["train_seconds"])
 
     def _prunes(self, config: RunConfig) -> bool:
         """Not in methods of several stages, whose first is no sign of how the last one ends."""
@@ -163,8 +165,9 @@ def orphaned() -> bool:
 class TrialReporter:
     """Passes evaluations on to Optuna, which may end the trial. A step's number is how many rows were trained on."""
 
-    def __init__(self, trial: Trial, inner: Reporter, prunes: bool) -> None:
+    def __init__(self, trial: Trial, main: MainMetric, inner: Reporter, prunes: bool) -> None:
         self.trial = trial
+        self.main = main
         self.inner = inner
         self.prunes = prunes
         frozen = trial.study.get_trials(deepcopy=False)[trial.number]
@@ -182,12 +185,11 @@ class TrialReporter:
         self.inner.evaluation(progress, figures, best)
         if not self.prunes:
             return
-        auc = figures["auc"]
-        assert auc is not None
+        value = self.main.of(figures)
         if progress.samples not in self.known:
-            self.trial.report(auc, progress.samples)
+            self.trial.report(self.main.score(value), progress.samples)
         if self.trial.should_prune():
-            raise optuna.TrialPruned(f"AUC {auc:.5f} after {progress.samples:,} rows")
+            raise optuna.TrialPruned(f"{self.main.title} {value:.5f} after {progress.samples:,} rows")
 
 
 # -- what becomes of a trial ------------------------------------------------------------------------------------------
@@ -213,7 +215,8 @@ def carry_out(study: Study, trial: Trial, search: Search, objective: Objective) 
     except Duplicate as duplicate:
         original, message = duplicate.original, str(duplicate)
         outcome = DUPLICATE
-        facts = {k: original.user_attrs[k] for k in (RUN, "serving_bytes", "auc") if k in original.user_attrs}
+        kept = (RUN, "serving_bytes", search.task.main.key)
+        facts = {k: original.user_attrs[k] for k in kept if k in original.user_attrs}
         if original.state == TrialState.COMPLETE:
             state, values = TrialState.COMPLETE, list(original.values)
     except optuna.TrialPruned as pruned:
@@ -228,7 +231,7 @@ def carry_out(study: Study, trial: Trial, search: Search, objective: Objective) 
     else:
         state, outcome = TrialState.COMPLETE, COMPLETE
         values = search_values(search, result)
-        facts = {"auc": result.auc, "serving_bytes": result.serving_bytes}
+        facts = {search.task.main.key: result.value, "serving_bytes": result.serving_bytes}
         facts |= {} if result.seconds is None else {"seconds": result.seconds}
     facts |= {OUTCOME: outcome} | ({"message": message} if message else {})
     for key, value in ({"seconds": time.perf_counter() - started} | facts).items():
@@ -237,8 +240,9 @@ def carry_out(study: Study, trial: Trial, search: Search, objective: Objective) 
 
 
 def search_values(search: Search, result: Result) -> list[float]:
-    """The objectives, as many as the mode has."""
-    return [result.auc] if search.config.mode == "budget" else [result.auc, float(result.serving_bytes)]
+    """The objectives, as many as the mode has; more of the first is better."""
+    score = search.task.main.score(result.value)
+    return [score] if search.config.mode == "budget" else [score, float(result.serving_bytes)]
 
 
 def _config(trial: Trial, search: Search) -> RunConfig:

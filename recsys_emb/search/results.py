@@ -36,6 +36,7 @@ from recsys_emb.search.objective import (
 )
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import group_of, train
+from recsys_emb.training.task import MainMetric
 
 SUPPORTED = 0.5
 """Rank correlation of supernet scores and retrained AUCs below which a search says that it was a guess."""
@@ -46,7 +47,6 @@ ENOUGH = 10
 _SCHEMA = {
     "number": pl.Int64,
     "state": pl.String,
-    "auc": pl.Float64,
     "serving_bytes": pl.Int64,
     "seconds": pl.Float64,
     "run": pl.String,
@@ -56,12 +56,11 @@ _SCHEMA = {
     "pareto": pl.Boolean,
     "winner": pl.Boolean,
 }
-_FIGURES = ("auc", "logloss", "gauc", "calibration")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial or a baseline as the result shows it, see ``trials.parquet``."""
+    """A trial or a baseline as the result shows it, see ``trials.parquet``; its main metric has that metric's key."""
 
     row: dict[str, Any]
     config: RunConfig | None
@@ -91,14 +90,15 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
     drawn = [_finished(search, out, t, t.number, scored) for t in _ended(study)]
     trained = [_finished(search, out, t, t.user_attrs.get(CANDIDATE)) for t in _ended(outside)]
     trained += [] if scored else drawn
-    _mark_front(trained)
+    main = search.task.main
+    _mark_front(trained, main)
     if scored:
-        write_parquet(drawn, out / "candidates.parquet")
+        write_parquet(drawn, out / "candidates.parquet", main)
     try:
         winner = choose(search, trained)
         winner.row["winner"] = True
     finally:
-        write_parquet(trained, out / "trials.parquet")
+        write_parquet(trained, out / "trials.parquet", main)
     assert winner.config is not None
     write_text(out / "best.yaml", dump_config(winner.config))
     tested = [f for f in trained if f is winner or (f.row["enqueued"] and f.row["state"] == COMPLETE)]
@@ -109,6 +109,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
     summary = {
         "study": study.study_name,
         **search.config.model_dump(mode="json", include={"mode", "scoring", "sampler", "pruner", "seed"}),
+        "task": search.task.name,
         "dataset": search.dataset.name,
         "model": search.base.model.name,
         "budget_bytes": search.budget,
@@ -117,12 +118,12 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         "asked": asked,
         "trials": sum(f.row["state"] not in FREE and not f.row["enqueued"] for f in drawn),
         "failure": next((f.row["message"] for f in drawn if f.row["state"] == FAILED), None),
-        "winner": _entry(winner, reports) | {"params": _params(winner), "widths": _widths(search, winner)},
-        "baselines": [_entry(f, reports) for f in trained if f.row["enqueued"]],
+        "winner": _entry(search, winner, reports) | {"params": _params(winner), "widths": _widths(search, winner)},
+        "baselines": [_entry(search, f, reports) for f in trained if f.row["enqueued"]],
         "tolerance": search.config.tolerance,
-        "front": [_entry(f, reports) for f in sorted(front, key=lambda f: f.row["serving_bytes"])],
+        "front": [_entry(search, f, reports) for f in sorted(front, key=lambda f: f.row["serving_bytes"])],
         "hypervolume": hypervolume(trained, search) if search.config.mode == "pareto" else None,
-        "correlation": correlation(trained) if scored else None,
+        "correlation": correlation(trained, main) if scored else None,
         "importances": importances(study),
     }
     write_json(out / "search.json", summary)
@@ -147,7 +148,9 @@ def _finished(search: Search, out: Path, trial: FrozenTrial, number: int | None,
         "winner": False,
         **{f"param:{name}": value for name, value in (retrained or trial.params).items()},
     }
-    row["score" if scored else "auc"] = attrs.get("auc", trial.intermediate_values.get(trial.last_step or -1))
+    main = search.task.main
+    last = trial.intermediate_values.get(trial.last_step or -1)  # of one that was pruned
+    row["score" if scored else main.key] = attrs.get(main.key, None if last is None else main.score(last))
     return Finished(row, config)
 
 
@@ -166,7 +169,7 @@ def _config(finished: Finished) -> RunConfig:
 
 
 def choose(search: Search, trained: Sequence[Finished]) -> Finished:
-    """The winner: the best validation AUC; in Pareto mode the smallest table within ``tolerance`` of it.
+    """The winner: the best validation metric; in Pareto mode the smallest table within ``tolerance`` of it.
 
     Raises:
         UserError: nothing is complete.
@@ -174,11 +177,16 @@ def choose(search: Search, trained: Sequence[Finished]) -> Finished:
     complete = [f for f in trained if f.row["state"] == COMPLETE]
     if not complete:
         raise UserError(_why_nothing(search, trained))
-    best = max(complete, key=lambda f: (f.row["auc"], -f.row["serving_bytes"]))
+    main = search.task.main
+    best = max(complete, key=lambda f: (_score(f.row, main), -f.row["serving_bytes"]))
     if search.config.mode == "budget":
         return best
-    near = [f for f in complete if f.row["auc"] >= best.row["auc"] - search.config.tolerance]
-    return min(near, key=lambda f: (f.row["serving_bytes"], -f.row["auc"]))
+    near = [f for f in complete if _score(f.row, main) >= _score(best.row, main) - search.config.tolerance]
+    return min(near, key=lambda f: (f.row["serving_bytes"], -_score(f.row, main)))
+
+
+def _score(row: Mapping[str, Any], main: MainMetric) -> float:
+    return main.score(main.of(row))
 
 
 def _why_nothing(search: Search, trained: Sequence[Finished]) -> str:
@@ -194,26 +202,29 @@ def _why_nothing(search: Search, trained: Sequence[Finished]) -> str:
     return f"no trial is complete; the first that {failed.row['state']}: {failed.row['message']}"
 
 
-def _mark_front(trained: Sequence[Finished]) -> None:
-    """Marks complete trials that no other beats in both AUC and bytes."""
+def _mark_front(trained: Sequence[Finished], main: MainMetric) -> None:
+    """Marks complete trials that no other beats in both the metric and bytes."""
     best = -np.inf
     complete = [f.row for f in trained if f.row["state"] == COMPLETE]
-    for row in sorted(complete, key=lambda r: (r["serving_bytes"], -r["auc"])):
-        if row["auc"] > best:
-            best, row["pareto"] = row["auc"], True
+    for row in sorted(complete, key=lambda r: (r["serving_bytes"], -_score(r, main))):
+        if _score(row, main) > best:
+            best, row["pareto"] = _score(row, main), True
 
 
 def hypervolume(trained: Sequence[Finished], search: Search) -> float:
-    """Area between the front and the corner of AUC 0.5 at the bytes of the full tables, bytes as a ratio to those."""
-    points = [(-f.row["auc"], f.row["serving_bytes"] / search.full_bytes) for f in trained if f.row["pareto"]]
-    corner = np.array([-0.5, 1.0])
+    """Area between the front and the corner of a metric by chance (AUC 0.5) at the bytes of the full tables, bytes as a
+    ratio to those."""
+    main = search.task.main
+    points = [(-_score(f.row, main), f.row["serving_bytes"] / search.full_bytes) for f in trained if f.row["pareto"]]
+    corner = np.array([-main.score(main.chance), 1.0])
     inside = np.array([p for p in points if (np.array(p) <= corner).all()]).reshape(-1, 2)
     return float(compute_hypervolume(inside, corner))
 
 
-def correlation(trained: Sequence[Finished]) -> dict[str, Any] | None:
-    """Spearman's rank correlation of supernet score and the AUC after training; None for fewer than three pairs."""
-    pairs = [(f.row["score"], f.row["auc"]) for f in trained if f.row["score"] is not None and f.config is not None]
+def correlation(trained: Sequence[Finished], main: MainMetric) -> dict[str, Any] | None:
+    """Spearman's rank correlation of supernet score and the metric after training; None for fewer than three pairs."""
+    both = [f.row for f in trained if f.row["score"] is not None and f.config is not None]
+    pairs = [(row["score"], _score(row, main)) for row in both]
     if len(pairs) < 3:
         return None
     rho = float(spearmanr(*zip(*pairs)).statistic)
@@ -242,10 +253,11 @@ def is_done(trial: FrozenTrial) -> bool:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_parquet(finished: Sequence[Finished], path: Path) -> None:
+def write_parquet(finished: Sequence[Finished], path: Path, main: MainMetric) -> None:
     """One row per trial; a ``param:`` column per searched path."""
+    schema = {"number": _SCHEMA["number"], "state": _SCHEMA["state"], main.key: pl.Float64} | _SCHEMA
     params = sorted({key for f in finished for key in f.row if key.startswith("param:")})
-    columns: dict[str, Any] = {key: pl.Series(key, [f.row.get(key) for f in finished], t) for key, t in _SCHEMA.items()}
+    columns: dict[str, Any] = {key: pl.Series(key, [f.row.get(key) for f in finished], t) for key, t in schema.items()}
     for key in params:
         values = [f.row.get(key) for f in finished]
         texts = any(isinstance(v, str) for v in values)
@@ -253,9 +265,8 @@ def write_parquet(finished: Sequence[Finished], path: Path) -> None:
     pl.DataFrame(columns, strict=False).write_parquet(path)
 
 
-def _entry(finished: Finished, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    report = reports.get(finished.name)
-    row = finished.row
+def _entry(search: Search, finished: Finished, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    report, row, main = reports.get(finished.name), finished.row, search.task.main
     return {
         "name": finished.name,
         "number": row["number"],
@@ -263,9 +274,9 @@ def _entry(finished: Finished, reports: Mapping[str, Mapping[str, Any]]) -> dict
         "state": row["state"],
         "message": row["message"],
         "run": row["run"],
-        "valid_auc": row["auc"],
+        f"valid_{main.key}": row.get(main.key),
         "serving_bytes": row["serving_bytes"],
-        "test": None if report is None else {key: report[key] for key in _FIGURES},
+        "test": None if report is None else {key: report.get(key) for key in search.task.keys},
     }
 
 

@@ -58,7 +58,7 @@ class SupernetObjective:
     def __call__(self, study: Study, trial: Trial, config: RunConfig) -> Result:
         size = planned_bytes(self.search, config)
         find_original(study, trial)
-        return Result(self.supernet.score(_widths(config)), size)
+        return Result(self.search.task.main.score(self.supernet.score(_widths(config))), size)
 
 
 def _widths(config: RunConfig) -> Mapping[str, int]:
@@ -202,7 +202,7 @@ def _enqueue_best(search: Search, study: Study, outside: Study, scoring: Superne
             continue
         supernet = scoring.supernet
         widths = {p.name: p.value(trial.params[p.name]) for p in search.space.params}
-        widths = narrowed(search.space, widths, supernet.predictions, search.config.narrow)
+        widths = narrowed(search.space, widths, supernet.predictions, search.task, search.config.narrow)
         config = as_json(search.run_config({path: widths[p.name] for p in search.space.params for path in p.paths}))
         if config in queued.values():
             continue  # another one, narrowed to the same

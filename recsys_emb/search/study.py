@@ -133,7 +133,7 @@ def open_study(search: Search, place: Place, resume: bool) -> Study:
     directions = [most] if search.config.mode == "budget" else [most, least]
     study = optuna.create_study(study_name=place.name, storage=storage, directions=directions)
     study.set_user_attr(IDENTITY, identity)
-    study.set_metric_names(["valid_auc", "serving_bytes"][: len(directions)])
+    study.set_metric_names([f"valid_{search.task.main.key}", "serving_bytes"][: len(directions)])
     return study
 
 

@@ -17,6 +17,7 @@ from recsys_emb.training.run import group_of, train
 from recsys_emb.training.run_dir import RunDir
 from recsys_emb.training.scoring import Scorer
 from recsys_emb.training.stage_runner import recorded_stages, split_loader, stage_model
+from recsys_emb.training.task import task_of
 from recsys_emb.training.trainer import Reporter
 
 SCORED_ROWS = 40_000
@@ -60,7 +61,7 @@ class Supernet:
                 f"{run.path}: {config.embedding.backend} does not train nested widths; matryoshka and optembed do"
             )
         self._candidates = candidates
-        self._score = Scorer(model, split_loader(dataset, "valid", config), rows, precision)
+        self._score = Scorer(task_of(config), model, split_loader(dataset, "valid", config), rows, precision)
         self.tables = [t.name for t in self._spec.tables]
         self.choices = candidates.choices
 
@@ -96,7 +97,7 @@ class Supernet:
         return cls.open(out, rows)
 
     def score(self, widths: Mapping[str, int]) -> float:
-        """Validation AUC at these columns of each table, 0 to D; tables that are not named keep D.
+        """The main metric on validation rows at these columns of each table, 0 to D; tables not named keep D.
 
         Raises:
             UserError: no such table, or too wide.

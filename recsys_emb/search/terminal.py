@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.table import Table
 
-from recsys_emb.search.objective import COMPLETE, DUPLICATE, OUTCOME, RUN, name_of
+from recsys_emb.search.objective import COMPLETE, CONFIG, DUPLICATE, OUTCOME, RUN, name_of
 from recsys_emb.sizes import human_bytes
+from recsys_emb.training.task import task_in
 
 
 def quiet(study: Study, trial: FrozenTrial) -> None:
@@ -24,8 +25,9 @@ def tell(study: Study, trial: FrozenTrial) -> None:
     attrs = trial.user_attrs
     if attrs[OUTCOME] == DUPLICATE:
         return  # hundreds, where little is left to draw
-    figure = "valid AUC" if RUN in attrs else "score"
-    parts = [f"{figure} {attrs['auc']:.5f}"] if attrs[OUTCOME] == COMPLETE else [attrs[OUTCOME]]
+    main = task_in(attrs.get(CONFIG, {})).main
+    figure = f"valid {main.title}" if RUN in attrs else "score"
+    parts = [f"{figure} {main.of(attrs):.5f}"] if attrs[OUTCOME] == COMPLETE else [attrs[OUTCOME]]
     if attrs.get("serving_bytes") is not None:
         parts.append(human_bytes(attrs["serving_bytes"]))
     parts += [attrs["message"]] if "message" in attrs else [f"{attrs['seconds']:.1f} s"]
@@ -33,17 +35,19 @@ def tell(study: Study, trial: FrozenTrial) -> None:
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
-    winner = summary["winner"]
+    winner, main = summary["winner"], task_in(summary).main
     budget = summary["budget_bytes"]
     within = "any size" if budget is None else f"within {human_bytes(budget)}"
     title = f"{summary['model']} on {summary['dataset']}, {within}"
-    table = _table(title, "valid AUC", "test AUC", "bytes", "of full")
+    table = _table(title, f"valid {main.title}", f"test {main.title}", "bytes", "of full")
     shown = {row["name"]: row for row in (winner, *summary["baselines"])}
     for name, row in shown.items():
         mark = " (winner)" if row["name"] == winner["name"] else ""
         done = row["test"] is not None
-        aucs = (f"{row['valid_auc']:.5f}", f"{row['test']['auc']:.5f}") if done else (row["state"], "")
-        table.add_row(f"{name}{mark}", *aucs, *_sizes(row, summary))
+        figures = (row["state"], "")
+        if done:
+            figures = (f"{row[f'valid_{main.key}']:.5f}", f"{main.of(row['test']):.5f}")
+        table.add_row(f"{name}{mark}", *figures, *_sizes(row, summary))
     console = Console()
     console.print(table)
     if summary["mode"] == "pareto":
@@ -57,9 +61,10 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _front(summary: dict[str, Any]) -> Table:
-    table = _table("Front: none beats these in both", "valid AUC", "bytes", "of full")
+    main = task_in(summary).main
+    table = _table("Front: none beats these in both", f"valid {main.title}", "bytes", "of full")
     for row in summary["front"]:
-        table.add_row(row["name"], f"{row['valid_auc']:.5f}", *_sizes(row, summary))
+        table.add_row(row["name"], f"{row[f'valid_{main.key}']:.5f}", *_sizes(row, summary))
     return table
 
 
@@ -88,14 +93,16 @@ def notes(summary: dict[str, Any]) -> list[str]:
             "drawn was over the budget, or tried before"
         )
     if summary["hypervolume"] is not None:
-        found.append(f"the winner is the smallest within {summary['tolerance']} of the best AUC")
-        found.append(f"hypervolume {summary['hypervolume']:.5f} (AUC above 0.5 times bytes below full)")
+        main = task_in(summary).main
+        found.append(f"the winner is the smallest within {summary['tolerance']} of the best {main.title}")
+        above = f"{main.title} above {main.chance}"
+        found.append(f"hypervolume {summary['hypervolume']:.5f} ({above} times bytes below full)")
     correlation = summary["correlation"]
     if summary["scoring"] == "supernet" and correlation is None:
         found.append("too few candidates were trained to say whether the supernet ranks them rightly: raise retrain")
     if correlation is not None:
         rho = correlation["spearman"]
-        text = f"rank correlation of supernet score and trained AUC: {'-' if rho is None else f'{rho:.2f}'}"
-        text += f" over {correlation['n']} candidates"
+        title, figure = task_in(summary).main.title, "-" if rho is None else f"{rho:.2f}"
+        text = f"rank correlation of supernet score and trained {title}: {figure} over {correlation['n']} candidates"
         found.append(text if correlation["supported"] else f"{text}: too low for the scores to have guided this search")
     return found

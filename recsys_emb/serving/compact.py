@@ -35,10 +35,11 @@ from recsys_emb.serving.artifact import (
     vocabulary_files,
 )
 from recsys_emb.serving.evaluate import logit_error
-from recsys_emb.training import metrics, runtime
+from recsys_emb.training import runtime
 from recsys_emb.training.run import embedding_figures, restore
 from recsys_emb.training.run_dir import RunDir
 from recsys_emb.training.stage_runner import predict_split
+from recsys_emb.training.task import task_of
 
 
 def write_artifact(
@@ -106,7 +107,7 @@ def write_artifact(
             shutil.copymode(folder / MANIFEST, folder / file)
         report = {
             **{k: v for k, v in trained.items() if not k.startswith("valid_")},
-            **dict.fromkeys(("auc", "logloss", "ne", "calibration", "gauc", "logit_error")),
+            **dict.fromkeys((*task_of(config).keys, "logit_error")),
             **embedding_figures(backend),
             "trained_serving_bytes": trained["serving_bytes"],
             "dense_bytes": (folder / DENSE).stat().st_size,
@@ -118,7 +119,7 @@ def write_artifact(
         if before is not None:
             artifact = load_artifact(folder, device=str(next(model.parameters()).device.type))
             after = predict_split(artifact.model, dataset, "test", config, precision)
-            report |= {**metrics.evaluate(after), "logit_error": logit_error(before, after.logits)}
+            report |= {**task_of(config).metrics(after), "logit_error": logit_error(before, after.logits)}
         write_json(folder / REPORT, report)
     return report
 

@@ -11,8 +11,9 @@ from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
 from recsys_emb.serving.artifact import REPORT, Artifact
-from recsys_emb.training import metrics, runtime
+from recsys_emb.training import runtime
 from recsys_emb.training.stage_runner import predict_split
+from recsys_emb.training.task import task_of
 
 
 def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None = None) -> dict[str, Any]:
@@ -36,10 +37,11 @@ def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None
         raise UserError(f"{dataset.path}: its fields or vocabularies differ from those of {artifact.path}")
     runtime.configure(artifact.config.seed, artifact.manifest.precision)
     predicted = predict_split(artifact.model, dataset, split, artifact.config, artifact.manifest.precision)
-    figures = metrics.evaluate(predicted)
-    if split == "test" and data is None and artifact.report.get("auc") is None:
+    task = task_of(artifact.config)
+    figures = task.metrics(predicted)
+    if split == "test" and data is None and artifact.report.get(task.main.key) is None:
         write_json(artifact.path / REPORT, {**artifact.report, **figures})
-    about = {"split": split, "rows": len(dataset.split(split)), "unknown_share": dataset.unknown_share(split)}
+    about = {"split": split, "unknown_share": dataset.unknown_share(split)}
     return {"artifact": str(artifact.path), **about, **figures}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -169,7 +170,22 @@ def calibration(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -
     return _mean(logits.double().sigmoid(), weights) / _mean(labels.double(), weights)
 
 
-def gauc(scores: Tensor, labels: Tensor, groups: Tensor) -> float | None:
+class UserAUC(NamedTuple):
+    """AUC within users, and what it covers.
+
+    Attributes:
+        value: the mean over the users that count; None without any.
+        users, rows: how many count, those with clicks and non-clicks of a weight above 0; and how many rows are theirs.
+        of_users: how many there are.
+    """
+
+    value: float | None
+    users: int
+    rows: int
+    of_users: int
+
+
+def gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None = None) -> UserAUC:
     """Mean of the users' own AUCs, weighted by impressions, over the users who have both classes.
 
     Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", 2018, section 6.1.
@@ -178,9 +194,7 @@ def gauc(scores: Tensor, labels: Tensor, groups: Tensor) -> float | None:
         scores: float [N], compared as float32.
         labels: [N], 0 or 1.
         groups: int64 [N], each row's user.
-
-    Returns:
-        None when no user has both classes.
+        weights: float [N]; a pair weighs the product of its two weights, a user the sum of the rows'.
     """
     _check(scores, labels, both_classes=False)
     if int(groups.min()) < 0 or int(groups.max()) >= 2**30:
@@ -188,47 +202,68 @@ def gauc(scores: Tensor, labels: Tensor, groups: Tensor) -> float | None:
     # One sortable integer per row: user, then score, then label. Sorting values is several times faster than argsort.
     bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0 turns -0 into 0
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + 2**31  # floats compare like these integers
-    rows = _sorted((groups << 33) | (ordered << 1) | (labels > 0.5))
+    rows = (groups << 33) | (ordered << 1) | (labels > 0.5)
+    if weights is None:
+        rows, mass = _sorted(rows), torch.ones(len(rows), dtype=torch.float64)  # sums are exact up to 2^53
+    else:
+        order = torch.from_numpy(np.argsort(rows.numpy()))
+        rows, mass = rows[order], weights[order].double()
     positive = (rows & 1).bool()
 
     _, user, impressions = torch.unique_consecutive(rows >> 33, return_inverse=True, return_counts=True)
-    start = impressions.cumsum(0) - impressions
     _, tie, in_tie = torch.unique_consecutive(rows >> 1, return_inverse=True, return_counts=True)
-    first = in_tie.cumsum(0) - in_tie
-    # twice the average rank of a tie, counted from 1 inside its user, is an integer
-    double_rank = (2 * first + in_tie + 1)[tie] - 2 * start[user]
+    of_negative = mass.masked_fill(positive, 0)
+    below = F.pad(of_negative.cumsum(0), (1, 0))  # weight of the negatives before each row, of all users
 
-    users = len(impressions)
-    p = torch.bincount(user[positive], minlength=users)
-    rank_sum = torch.zeros(users, dtype=torch.int64).index_add_(0, user[positive], double_rank[positive])
-    both = (p > 0) & (p < impressions)
-    if not bool(both.any()):
-        return None
-    p, n, impressions = p[both], (impressions - p)[both], impressions[both]
-    per_user = (rank_sum[both] - p * (p + 1)).double() / (2.0 * p * n)  # Mann-Whitney U over the number of pairs
-    return float((per_user * impressions).sum() / impressions.sum())
+    def before(counts: Tensor) -> Tensor:
+        """``below`` at the first row of each run of rows."""
+        return below[counts.cumsum(0) - counts]
+
+    def by_user(values: Tensor) -> Tensor:
+        return torch.zeros(len(impressions), dtype=torch.float64).index_add_(0, user, values)
+
+    tied = torch.zeros(len(in_tie), dtype=torch.float64).index_add_(0, tie, of_negative)
+    won = (before(in_tie) + tied / 2)[tie] - before(impressions)[
+        user
+    ]  # weight of the user's negatives that a row beats
+    p, n = by_user(mass - of_negative), by_user(of_negative)
+    both = (p > 0) & (n > 0)
+    p, n, wins = p[both], n[both], by_user((mass - of_negative) * won)[both]
+    value = float((wins / (p * n) * (p + n)).sum() / (p + n).sum()) if len(p) else None
+    return UserAUC(value, len(p), int(impressions[both].sum()), len(both))
 
 
 def evaluate(predictions: Predictions) -> dict[str, float | None]:
-    """All metrics of a split: ``auc``, ``logloss``, ``ne``, ``calibration`` and ``gauc`` (None without groups).
+    """All metrics of a split: ``auc``, ``logloss``, ``ne``, ``calibration`` and ``gauc``, and what they cover.
+
+    ``gauc`` is of ``gauc_rows`` of the ``rows``, of ``gauc_users`` of the ``users`` that have an id; all but ``rows``
+    are None without groups.
 
     Raises:
         UserError: an empty split, a split of one class, or predictions that are NaN or infinite.
     """
-    logits, labels, weights, groups = predictions.logits, predictions.labels, predictions.weights, predictions.groups
+    logits, labels, weights = predictions.logits, predictions.labels, predictions.weights
     return {
         "auc": auc(logits, labels, weights),
         "logloss": logloss(logits, labels, weights),
         "ne": normalized_entropy(logits, labels, weights),
         "calibration": calibration(logits, labels, weights),
-        "gauc": None if groups is None else _gauc_of_known(logits, labels, groups),
+        **_gauc_of_known(predictions),
+        "rows": len(logits),
     }
 
 
-def _gauc_of_known(logits: Tensor, labels: Tensor, groups: Tensor) -> float | None:
+def _gauc_of_known(predictions: Predictions) -> dict[str, float | None]:
     """GAUC over users that have an id: those out of vocabulary are many users, not one."""
+    groups, weights = predictions.groups, predictions.weights
+    if groups is None:
+        return dict.fromkeys(("gauc", "gauc_users", "gauc_rows", "users"))
     known = (groups != OOV_ID).nonzero().view(-1)
-    return gauc(logits[known], labels[known], groups[known]) if len(known) else None
+    found = UserAUC(None, 0, 0, 0)
+    if len(known):
+        weights = None if weights is None else weights[known]
+        found = gauc(predictions.logits[known], predictions.labels[known], groups[known], weights)
+    return {"gauc": found.value, "gauc_users": found.users, "gauc_rows": found.rows, "users": found.of_users}
 
 
 def _sorted(values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from types import TracebackType
 
 from rich.console import Console
@@ -55,9 +56,10 @@ class TerminalReporter:
 
     def evaluation(self, progress: TrainingState, figures: Mapping[str, float | None], best: bool) -> None:
         mark = "[green]best[/]" if best else f"lr {progress.learning_rate:.0e}"
+        valid = "  ".join(f"{key} {figures[key]:.5f}" for key in islice(figures, 2))  # the main metric and one more
         self.console.print(
-            f"epoch {progress.epoch:>3}  step {progress.step:>6,}  valid AUC {figures['auc']:.5f}  "
-            f"logloss {figures['logloss']:.5f}  {progress.samples_per_second:>7,.0f}/s  {mark}",
+            f"epoch {progress.epoch:>3}  step {progress.step:>6,}  valid {valid}  "
+            f"{progress.samples_per_second:>7,.0f}/s  {mark}",
             highlight=False,
         )
 

@@ -21,7 +21,7 @@ from recsys_emb.errors import LostProcess, UserError, settings_written_as
 from recsys_emb.files import unused
 from recsys_emb.lock import sole_writer
 from recsys_emb.models.base import CTRModel, model_registry
-from recsys_emb.training import metrics, runtime
+from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
 from recsys_emb.training.run_dir import RunDir, check_free
 from recsys_emb.training.stage_runner import (
@@ -33,6 +33,7 @@ from recsys_emb.training.stage_runner import (
     stage_model,
 )
 from recsys_emb.training.stop import StopMark, Stopped
+from recsys_emb.training.task import task_of
 from recsys_emb.training.trainer import Reporter, predict
 
 
@@ -143,7 +144,7 @@ def _train(
             return report
         batches = split_loader(dataset, "test", config, world=world)
         report = {
-            **metrics.evaluate(predict(model, stop.watch(batches), precision, world)),
+            **task_of(config).metrics(predict(model, stop.watch(batches), precision, world)),
             **report,
             "peak_rss_bytes": world.all_reduce_max(runtime.peak_rss_bytes()),
             "device": str(device),
@@ -191,12 +192,13 @@ def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcome
         "epochs": sum(o.epochs for o in outcomes),
         "steps": sum(o.steps for o in outcomes),
         "best_step": trainings[-1].best_step if trainings else 0,
+        "task": config.task,
         "model": config.model.name,
         "backend": config.embedding.backend,
         "dataset": dataset.name,
         "seed": config.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "stages": [o.row for o in outcomes],
+        "stages": [o.row(task_of(config).main) for o in outcomes],
     }
 
 
@@ -242,8 +244,8 @@ def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict
     dataset = run.open_dataset(data)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
-    figures = metrics.evaluate(predict_split(model, dataset, split, config, precision))
-    about = {"split": split, "rows": len(dataset.split(split)), "unknown_share": dataset.unknown_share(split)}
+    figures = task_of(config).metrics(predict_split(model, dataset, split, config, precision))
+    about = {"split": split, "unknown_share": dataset.unknown_share(split)}
     return {"run": str(run.path), **about, **figures}
 
 

@@ -6,22 +6,24 @@ from collections.abc import Iterable
 
 from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.models.base import CTRModel
-from recsys_emb.training import metrics
+from recsys_emb.training.metrics import Predictions
+from recsys_emb.training.task import Task
 from recsys_emb.training.trainer import predict
 
 
 class Scorer:
-    """AUC on validation rows, the same ones on every call.
+    """The task's main metric on validation rows, the same ones on every call; more is better.
 
     Args:
+        task: of the run.
         model: scored in eval mode, in whatever form its backend has when called.
         valid: the validation split.
         rows: about so many of them, in batches spread evenly over the split and kept in memory; None for all.
         precision: ``fp32`` or ``bf16``.
     """
 
-    def __init__(self, model: CTRModel, valid: BatchLoader, rows: int | None, precision: str) -> None:
-        self.model, self.precision = model, precision
+    def __init__(self, task: Task, model: CTRModel, valid: BatchLoader, rows: int | None, precision: str) -> None:
+        self.task, self.model, self.precision = task, model, precision
         self.batches: Iterable[Batch] = valid
         if rows is not None and rows < len(valid.split):
             wanted = -(-rows // valid.batch_size)
@@ -29,9 +31,8 @@ class Scorer:
             self.batches = [batch for i, batch in enumerate(valid) if i in chosen]
 
     def __call__(self) -> float:
-        predictions = self.predictions()
-        return metrics.auc(predictions.logits, predictions.labels, predictions.weights)
+        return self.task.main.score(self.task.value(self.predictions()))
 
-    def predictions(self) -> metrics.Predictions:
+    def predictions(self) -> Predictions:
         """Of the rows that are scored."""
         return predict(self.model, self.batches, self.precision)

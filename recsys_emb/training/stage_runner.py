@@ -24,11 +24,12 @@ from recsys_emb.embeddings.stages import Compact, Search, Stage, Train
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line, read_json, read_json_as, write_json
 from recsys_emb.models.base import CTRModel, build_model
-from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import MODEL, Checkpoints, check, load_model
+from recsys_emb.training.metrics import Predictions
 from recsys_emb.training.run_dir import MetricsLog, NoLog, RunDir
 from recsys_emb.training.scoring import Scorer
 from recsys_emb.training.stop import StopMark
+from recsys_emb.training.task import MainMetric, Task, task_of
 from recsys_emb.training.trainer import Reporter, Trainer, TrainingState, predict
 
 
@@ -46,10 +47,10 @@ class Outcome:
     step_seconds: float = 0.0
     training_bytes: int = 0
 
-    @property
-    def row(self) -> dict[str, Any]:
+    def row(self, main: MainMetric) -> dict[str, Any]:
         """What a report says of a stage."""
-        return {"name": self.name, "seconds": self.seconds, "steps": self.steps, "valid_auc": self.valid["auc"]}
+        value = main.of(self.valid)
+        return {"name": self.name, "seconds": self.seconds, "steps": self.steps, f"valid_{main.key}": value}
 
 
 @dataclass
@@ -82,12 +83,14 @@ class StageRunner:
     world: World = field(default_factory=World)
     stop: StopMark = field(default_factory=StopMark)
     config: RunConfig = field(init=False)
+    task: Task = field(init=False)
 
     def __post_init__(self) -> None:
         names = [s.name for s in self.stages]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"stages need names that differ, got {names}")
         self.config = self.run.config
+        self.task = task_of(self.config)
 
     def finish(self) -> tuple[CTRModel, list[Outcome]]:
         """Carries out what is left; the trained model and what each stage gave."""
@@ -178,7 +181,7 @@ class StageRunner:
             new = old.compact()
         model.embedding.backend = new.to(self.device)
         record_backend(self.run, stage.name, new)
-        valid = metrics.evaluate(predict(model, self.stop.watch(self._loader("valid")), self.precision))
+        valid = self.task.metrics(predict(model, self.stop.watch(self._loader("valid")), self.precision))
         Checkpoints(self.run.checkpoints(stage.name)).save(0, model.state_dict(), {}, {"valid": valid}, best=0)
         return Outcome(stage.name, time.perf_counter() - started, valid)
 
@@ -192,7 +195,8 @@ class StageRunner:
         del initial
         self.world.seed_by_rank(self._seed(number))
         loaders = self._loader("train", shuffle=True), self._loader("valid")
-        trainer = Trainer(model, self.config.training, *loaders, checkpoints, self.precision, self.world, self.stop)
+        settings, world, stop = self.config.training, self.world, self.stop
+        trainer = Trainer(self.task, model, settings, *loaders, checkpoints, self.precision, world, stop)
         if number and stage.init.optimizer:
             best = Checkpoints(self.run.checkpoints(self._last_training(number))).best()
             assert best is not None
@@ -223,16 +227,16 @@ class StageRunner:
 
     def _score(self, model: CTRModel, stage: Search, log: MetricsLog) -> Callable[[], float]:
         """What a search maximises; every call is logged."""
-        scorer = Scorer(model, self._loader("valid"), stage.rows, self.precision)
+        scorer = Scorer(self.task, model, self._loader("valid"), stage.rows, self.precision)
         calls = 0
 
         def score() -> float:
             nonlocal calls
             calls += 1
             self.stop.check()
-            auc = scorer()
-            log.write("search", calls, 0, auc=auc)
-            return auc
+            found = scorer()
+            log.write("search", calls, 0, **{self.task.main.key: self.task.main.score(found)})
+            return found
 
         return score
 
@@ -247,9 +251,15 @@ def split_loader(
     shuffle: bool = False,
     world: World = World(),  # noqa: B008  it has no state
 ) -> BatchLoader:
-    """The batches of a split as a run's config says, or this process's parts of them."""
+    """The batches of a split as a run's config says, or this process's parts of them.
+
+    Raises:
+        UserError: no such split, or labels that are not the task's.
+    """
+    rows = dataset.split(split)
+    task_of(config).check(rows)
     return BatchLoader(
-        dataset.split(split),
+        rows,
         dataset.schema,
         config.training.batch_size,
         shuffle=shuffle,
@@ -266,7 +276,7 @@ def predict_split(
     config: RunConfig,
     precision: str,
     world: World = World(),  # noqa: B008  it has no state
-) -> metrics.Predictions:
+) -> Predictions:
     """Predictions of a split: in its stored order in one process, one process's after another's in several."""
     return predict(model, split_loader(dataset, split, config, world=world), precision, world)
 

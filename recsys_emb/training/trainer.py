@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recsys_emb.config import TrainingConfig
@@ -25,6 +24,7 @@ from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.run_dir import MetricsLog
 from recsys_emb.training.runtime import autocast
 from recsys_emb.training.stop import StopMark, Stopped
+from recsys_emb.training.task import Task
 
 
 @dataclass
@@ -37,7 +37,7 @@ class TrainingState:
     evaluated: int = 0  # step of the last evaluation
     carried_steps: int = 0  # steps that the optimizer had behind it when the stage began
     learning_rate: float = 0.0
-    best_auc: float | None = None
+    best_score: float | None = None  # the task's main metric, signed so that more is better
     best_step: int = 0
     best_metrics: dict[str, float | None] = field(default_factory=dict)
     flat: int = 0  # evaluations since the last gain
@@ -68,6 +68,7 @@ class Trainer:
     """Trains a model for one stage.
 
     Args:
+        task: gives the loss, and the metric that picks the best weights.
         model: on its device.
         config: the training section.
         train, valid: the splits; the test split is never given.
@@ -83,6 +84,7 @@ class Trainer:
 
     def __init__(
         self,
+        task: Task,
         model: CTRModel,
         config: TrainingConfig,
         train: BatchLoader,
@@ -92,6 +94,7 @@ class Trainer:
         world: World = World(),  # noqa: B008  it has no state
         stop: StopMark | None = None,
     ) -> None:
+        self.task = task
         self.model = model
         self.backend = model.embedding.backend
         self.config = config
@@ -172,11 +175,10 @@ class Trainer:
         return value
 
     def loss(self, batch: Batch) -> Tensor:
-        """Binary cross-entropy, weighted where the data is, plus what the backend adds. Its mean over ranks counts."""
+        """The task's loss by row, plus what the backend adds. Its mean over ranks counts."""
         with autocast(self.precision, self.device):
             logits = self.model(batch)
-        losses = F.binary_cross_entropy_with_logits(logits.float(), batch.labels, batch.weights, reduction="sum")
-        loss = losses * self.world.size / (batch.whole or len(batch))
+        loss = self.task.loss(logits, batch) * self.world.size / (batch.whole or len(batch))
         aux = self.backend.aux_loss()
         return loss if aux is None else loss + aux
 
@@ -215,7 +217,7 @@ class Trainer:
     def _evaluate(self, log: MetricsLog, reporter: Reporter) -> None:
         p = self.progress
         self.optimizer.catch_up()
-        figures = metrics.evaluate(predict(self.model, self.stop.watch(self.valid), self.precision, self.world))
+        figures = self.task.metrics(predict(self.model, self.stop.watch(self.valid), self.precision, self.world))
         p.evaluated = p.step
         best = self._judge(figures)
         log.write("eval", p.step, p.epoch, learning_rate=p.learning_rate, **figures)
@@ -225,11 +227,10 @@ class Trainer:
     def _judge(self, figures: Mapping[str, float | None]) -> bool:
         """Sets the learning rate and whether training ends; True when the figures are the best so far."""
         p, config = self.progress, self.config
-        auc = figures["auc"]
-        assert auc is not None
-        best = p.best_auc is None or auc > p.best_auc + config.min_delta
+        score = self.task.main.score(self.task.main.of(figures))
+        best = p.best_score is None or score > p.best_score + config.min_delta
         if best:
-            p.best_auc, p.best_step, p.best_metrics, p.flat = auc, p.step, dict(figures), 0
+            p.best_score, p.best_step, p.best_metrics, p.flat = score, p.step, dict(figures), 0
         else:
             p.flat += 1
         p.finished = p.step >= self.steps
@@ -254,7 +255,7 @@ class Trainer:
         p.total_seconds = time.perf_counter() - self._started
         model, tensors = self.model.state_dict(), self.optimizer.state_dict()  # collected from all processes
         tensors |= self._random_state()
-        best = None if p.best_auc is None else p.best_step
+        best = None if p.best_score is None else p.best_step
         if self.world.is_rank_zero:
             self.checkpoints.save(p.step, model, tensors, asdict(p), best)
         self.world.barrier()

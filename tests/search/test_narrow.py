@@ -11,9 +11,11 @@ import torch
 from recsys_emb.search.narrow import CHANCE, by_table, narrowed
 from recsys_emb.search.space import parse_space
 from recsys_emb.training.metrics import Predictions, auc_change
+from recsys_emb.training.task import ClickThrough
 
 TABLES = {"noise": 100, "weak": 1_000, "strong": 10_000}
 CHOICES = {"choices": [8, 0, 1, 2, 4]}
+TASK = ClickThrough()
 MANY, FEW = 20_000, 400
 
 
@@ -32,7 +34,7 @@ def predict(widths: Mapping[str, int], rows: int = MANY) -> Predictions:
 
 def widths_of(form: dict[str, Any], most: float, start: int = 8, rows: int = MANY) -> dict[str, int]:
     space = parse_space({"embedding.options.widths.*": form}, TABLES, "space")
-    found = narrowed(space, {p.name: start for p in space.params}, lambda w: predict(w, rows), most)
+    found = narrowed(space, {p.name: start for p in space.params}, lambda w: predict(w, rows), TASK, most)
     return by_table(space, found)
 
 
@@ -71,7 +73,7 @@ def test_the_least_missed_goes_first() -> None:
 
     tables = {"better": 10, "worse": 10}
     space = parse_space({"embedding.options.widths.*": CHOICES}, tables, "space")
-    found = by_table(space, narrowed(space, {p.name: 8 for p in space.params}, of_two, most=1.0))
+    found = by_table(space, narrowed(space, {p.name: 8 for p in space.params}, of_two, TASK, most=1.0))
     assert found == {"better": 8, "worse": 0}
     change, error = auc_change(of_two({"better": 8, "worse": 8}), of_two({"better": 0, "worse": 8}))
     assert 0 < -change < CHANCE * error  # the other way round would have passed too

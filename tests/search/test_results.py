@@ -10,7 +10,10 @@ import pytest
 
 from recsys_emb.errors import UserError
 from recsys_emb.search.results import Finished, _mark_front, choose, correlation, hypervolume, write_parquet
+from recsys_emb.training.task import TASKS, ClickThrough, MainMetric
 from tests.search.conftest import RATE, MakeSearch
+
+MAIN = ClickThrough.main
 
 
 def trial(number: int, auc: float | None, size: int, state: str = "complete", **more: Any) -> Finished:
@@ -24,7 +27,7 @@ TRIALS = [(0, 0.7, 400), (1, 0.6, 100), (2, 0.65, 300), (3, 0.699, 200), (4, 0.7
 def test_the_front_is_what_nothing_beats(make_search: MakeSearch) -> None:
     trials = [trial(*t) for t in TRIALS]
     trials.append(trial(5, 0.9, 10, "pruned"))
-    _mark_front(trials)
+    _mark_front(trials, MAIN)
     assert [t.row["number"] for t in trials if t.row["pareto"]] == [0, 1, 3]
     search = make_search(space=RATE)
     full = search.full_bytes
@@ -56,16 +59,32 @@ def test_no_winner_says_why(make_search: MakeSearch) -> None:
 
 def test_a_correlation_that_does_not_support_the_search_says_so() -> None:
     pairs = [(0.61, 0.70), (0.62, 0.72), (0.63, 0.71), (0.64, 0.73)]
-    found = correlation([trial(i, auc, 1, score=score) for i, (score, auc) in enumerate(pairs)])
+    found = correlation([trial(i, auc, 1, score=score) for i, (score, auc) in enumerate(pairs)], MAIN)
     # One swapped neighbour: 1 - 6 * (1 + 1) / (4 * 15)
     assert found == {"spearman": pytest.approx(0.8), "n": 4, "supported": True}
-    reverse = correlation([trial(i, -auc, 1, score=score) for i, (score, auc) in enumerate(pairs)])
+    reverse = correlation([trial(i, -auc, 1, score=score) for i, (score, auc) in enumerate(pairs)], MAIN)
     assert reverse is not None
     assert not reverse["supported"]
-    assert correlation([trial(0, 0.7, 1, score=0.6), trial(1, 0.7, 1), trial(2, 0.7, 1)]) is None
+    assert correlation([trial(0, 0.7, 1, score=0.6), trial(1, 0.7, 1), trial(2, 0.7, 1)], MAIN) is None
 
 
 def test_choices_of_several_kinds_share_a_column(tmp_path: Path) -> None:
     rows = [trial(0, 0.7, 1, **{"param:a": 1}), trial(1, 0.7, 1, **{"param:a": "x"}), trial(2, 0.7, 1)]
-    write_parquet(rows, tmp_path / "t.parquet")
+    write_parquet(rows, tmp_path / "t.parquet", MAIN)
     assert pl.read_parquet(tmp_path / "t.parquet")["param:a"].to_list() == ["1", "x", None]
+
+
+def test_of_a_metric_that_is_better_when_less_the_least_wins(make_search: MakeSearch, monkeypatch: Any) -> None:
+    class LoglossTask(ClickThrough):
+        main = MainMetric("logloss", "logloss", chance=0.7, maximize=False)
+
+    monkeypatch.setitem(TASKS, "ctr", LoglossTask())
+    trials = [trial(i, None, size, logloss=loss) for i, loss, size in ((0, 0.4, 300), (1, 0.3, 400), (2, 0.301, 200))]
+    search = make_search(space=RATE, mode="pareto", tolerance=0.01)
+    assert choose(search, trials).row["number"] == 2
+    assert choose(make_search(space=RATE), trials).row["number"] == 1
+    _mark_front(trials, LoglossTask.main)
+    assert [t.row["number"] for t in trials if t.row["pareto"]] == [1, 2]
+    full = search.full_bytes  # strips above each size of the front, as high as its best is below 0.7
+    strips = (0.7 - 0.301) * (400 - 200) / full + (0.7 - 0.3) * (full - 400) / full
+    assert hypervolume(trials, search) == pytest.approx(strips)

@@ -27,8 +27,11 @@ from recsys_emb.search.run import run_search
 from recsys_emb.search.terminal import notes, quiet
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run_dir import load_run
+from recsys_emb.training.task import ClickThrough
 from recsys_emb.training.trainer import TrainingState
 from tests.search.conftest import RATE, WIDTHS, MakeSearch
+
+MAIN = ClickThrough.main
 
 
 def run(search: Search, out: Path, trials: int, reporter: Any = None, **more: Any) -> dict[str, Any]:
@@ -202,11 +205,11 @@ def test_a_continued_trial_reports_no_evaluation_twice() -> None:
         study.add_trial(optuna.create_trial(value=0.8, intermediate_values={512: 0.7, 1024: 0.8}))
         trial = study.ask()
         trial.report(0.75, 512)
-        reporter = TrialReporter(trial, Silent(), prunes=True)
+        reporter = TrialReporter(trial, MAIN, Silent(), prunes=True)
         reporter.evaluation(TrainingState(samples=512), {"auc": 0.1}, False)
         assert study.trials[1].intermediate_values == {512: 0.75}
         with pytest.raises(optuna.TrialPruned, match=r"AUC 0\.30000 after 1,024 rows"):
-            TrialReporter(study.ask(), Silent(), prunes=True).evaluation(
+            TrialReporter(study.ask(), MAIN, Silent(), prunes=True).evaluation(
                 TrainingState(samples=1024), {"auc": 0.3}, False
             )
 

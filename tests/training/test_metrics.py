@@ -14,6 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from recsys_emb.errors import UserError
 from recsys_emb.training.metrics import (
     Predictions,
+    UserAUC,
     auc,
     auc_change,
     calibration,
@@ -23,7 +24,7 @@ from recsys_emb.training.metrics import (
     normalized_entropy,
 )
 
-METRICS = ["auc", "logloss", "ne", "calibration", "gauc"]
+METRICS = ["auc", "logloss", "ne", "calibration", "gauc", "gauc_users", "gauc_rows", "users", "rows"]
 
 
 @st.composite
@@ -41,14 +42,17 @@ def splits(draw):
     return logits, labels, weights, users
 
 
-def gauc_by_loop(scores, labels, users):
-    total, impressions = 0.0, 0
+def gauc_by_loop(scores, labels, users, weights=None):
+    weights = np.ones(len(scores)) if weights is None else weights
+    found = []  # per user: AUC, weight, rows
     for user in np.unique(users):
-        rows = users == user
+        rows = (users == user) & (weights > 0)
         if len(np.unique(labels[rows])) == 2:
-            total += roc_auc_score(labels[rows], scores[rows]) * rows.sum()
-            impressions += rows.sum()
-    return total / impressions if impressions else None
+            own = roc_auc_score(labels[rows], scores[rows], sample_weight=weights[rows])
+            found.append((own, weights[rows].sum(), (users == user).sum()))
+    aucs, impressions, rows = np.array(found).reshape(-1, 3).T
+    value = pytest.approx(np.average(aucs, weights=impressions), abs=1e-9) if found else None
+    return UserAUC(value, len(found), rows.sum(), len(np.unique(users)))
 
 
 @given(splits())
@@ -67,8 +71,9 @@ def test_equal_to_scikit_learn_and_to_loops(split):
         assert normalized_entropy(logits, labels, weight) == pytest.approx(loss / entropy, rel=1e-5)
         mean = np.average(p, weights=sample_weight)
         assert calibration(logits, labels, weight) == pytest.approx(mean / rate, rel=1e-5)
-    expected = gauc_by_loop(x, y, users.numpy())
-    assert gauc(logits, labels, users) == (None if expected is None else pytest.approx(expected, abs=1e-12))
+    assert gauc(logits, labels, users) == gauc_by_loop(x, y, users.numpy())
+    for weight in (weights, weights * (weights > 1)):  # without rows of no weight, and with
+        assert gauc(logits, labels, users, weight) == gauc_by_loop(x, y, users.numpy(), weight.double().numpy())
 
 
 def test_auc_by_hand():
@@ -84,7 +89,7 @@ def test_auc_by_hand():
 def test_minus_zero_ties_with_zero():
     scores, labels = torch.tensor([0.0, -0.0]), torch.tensor([0.0, 1.0])
     assert auc(scores, labels) == 0.5
-    assert gauc(scores, labels, torch.zeros(2, dtype=torch.int64)) == 0.5
+    assert gauc(scores, labels, torch.zeros(2, dtype=torch.int64)).value == 0.5
 
 
 def test_gauc_by_hand():
@@ -92,8 +97,11 @@ def test_gauc_by_hand():
     scores = torch.tensor([0.1, 0.9, 0.5, -0.2, 0.2, 0.8, 0.3])
     labels = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
     users = torch.tensor([5, 5, 7, 9, 9, 9, 7])
-    assert gauc(scores, labels, users) == pytest.approx((1.0 * 2 + 0.5 * 3) / 5)
-    assert gauc(scores, labels, torch.arange(7)) is None
+    assert gauc(scores, labels, users) == (pytest.approx((1.0 * 2 + 0.5 * 3) / 5), 2, 5, 3)
+    # user 9's negative at 0.8 weighs 3: AUC 1/4 over a weight of 5
+    weights = torch.tensor([1.0, 1, 1, 1, 1, 3, 1])
+    assert gauc(scores, labels, users, weights) == (pytest.approx((1.0 * 2 + 0.25 * 5) / 7), 2, 5, 3)
+    assert gauc(scores, labels, torch.arange(7)) == (None, 0, 0, 7)
 
 
 def test_logloss_normalised_entropy_and_calibration_by_hand():
@@ -113,8 +121,8 @@ def test_users_far_apart_and_close_by_give_the_same_gauc():
     scores, users = torch.randn(5000, generator=generator), torch.randint(0, 300, (5000,), generator=generator)
     labels = (torch.rand(5000, generator=generator) < 0.3).float()
     expected = gauc_by_loop(scores.numpy(), labels.numpy(), users.numpy())
-    assert gauc(scores, labels, users) == pytest.approx(expected, abs=1e-12)
-    assert gauc(scores, labels, users * 2**50 - 2**62) == pytest.approx(expected, abs=1e-12)
+    assert gauc(scores, labels, users) == expected
+    assert gauc(scores, labels, users * 2**50 - 2**62) == expected
 
 
 def test_predictions_by_batch_equal_the_whole():
@@ -134,7 +142,9 @@ def test_predictions_by_batch_equal_the_whole():
     assert result["logloss"] == logloss(logits, labels, weights)
     assert result["ne"] == normalized_entropy(logits, labels, weights)
     assert result["calibration"] == calibration(logits, labels, weights)
-    assert result["gauc"] == gauc(logits, labels, users)
+    within = gauc(logits, labels, users, weights)
+    assert tuple(result[k] for k in ("gauc", "gauc_users", "gauc_rows", "users")) == within
+    assert result["rows"] == 1000
 
 
 def test_without_groups_gauc_is_none():
@@ -145,7 +155,8 @@ def test_without_groups_gauc_is_none():
         "logloss": pytest.approx((math.log(2) + math.log1p(math.exp(-1))) / 2),
         "ne": pytest.approx((1 + math.log2(1 + math.exp(-1))) / 2),
         "calibration": pytest.approx(0.5 + 1 / (1 + math.exp(-1))),
-        "gauc": None,
+        **dict.fromkeys(("gauc", "gauc_users", "gauc_rows", "users")),
+        "rows": 2,
     }
 
 
@@ -183,7 +194,8 @@ def test_gauc_leaves_out_users_without_an_id() -> None:
     out = Predictions()
     logits = torch.tensor([2.0, 1.0, 0.5, -1.0])
     out.append(logits, torch.tensor([1.0, 0.0, 0.0, 1.0]), groups=torch.tensor([7, 7, 0, 0]))
-    assert evaluate(out)["gauc"] == 1.0
+    found = evaluate(out)
+    assert [found[k] for k in ("gauc", "gauc_users", "gauc_rows", "users", "rows")] == [1.0, 1, 2, 1, 4]
 
 
 def two_models(rows: int, seed: int, weighted: bool = False) -> tuple[Predictions, Predictions]:

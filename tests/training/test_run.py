@@ -213,6 +213,7 @@ def longer(name: str) -> Callable[[dict[str, Any]], Any]:
         ("optimizer", only("table", "random_state"), "does not fit .* .no state of weights outside tables"),
         ("state", pop("flat"), "state.json: flat is missing or unknown; go on with the version that wrote it"),
         ("state", lambda tree: tree.update(more=1), "state.json: more is missing or unknown"),
+        ("state", lambda tree: tree.update(best_auc=tree.pop("best_score")), "state.json: best_auc is missing or unk"),
         ("state", lambda tree: tree.update(step="x"), "state.json: step: "),
         ("state", lambda tree: tree.update(batch=10), "state.json: batch 10 of 10"),
     ],

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.store import open_dataset
 from recsys_emb.training.scoring import Scorer
+from recsys_emb.training.task import ClickThrough
 from tests.builders import make_model
 
 
@@ -30,7 +31,7 @@ def test_rows_are_spread_over_the_split(prepared: Path, rows: int | None, batche
             labels.append(every[i].labels)
     expected = roc_auc_score(torch.cat(labels).numpy(), torch.cat(logits).numpy())
     model.train()
-    scorer = Scorer(model, loader, rows, "fp32")
+    scorer = Scorer(ClickThrough(), model, loader, rows, "fp32")
     assert scorer() == pytest.approx(expected, abs=1e-12)
     assert scorer() == scorer()
     assert model.training

@@ -18,6 +18,7 @@ from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpe
 from recsys_emb.embeddings.composed import OwnRows
 from recsys_emb.embeddings.stages import Compact, InitFrom, Search, Stage, Train
 from recsys_emb.embeddings.tables import EmbeddingTable, fill_uniform
+from recsys_emb.training import metrics
 from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints, load_tensors
 from recsys_emb.training.progress import Silent
@@ -178,7 +179,7 @@ def test_a_search_scores_the_same_validation_rows_every_time(prepared: Path, tmp
     assert report["stages"][1]["valid_auc"] == max(scores)  # of the whole split: nothing else was scored
 
     seen: list[int] = []
-    auc = running.metrics.auc
+    auc = metrics.auc
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recsys_emb.training.metrics.auc", lambda s, *rest: seen.append(len(s)) or auc(s, *rest))
         config = config_for(prepared, rows=100)

@@ -17,6 +17,7 @@ from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run_dir import load_run
+from recsys_emb.training.task import task_of
 from recsys_emb.training.trainer import Trainer
 from tests.training.conftest import config_for
 
@@ -27,7 +28,8 @@ def make_trainer(prepared: Path, folder: Path, **training: Any) -> Trainer:
     planned = running.plan(config, dataset)
     model = build_model(config.model, dataset.schema, planned.build())
     loaders = [BatchLoader(dataset.split(s), dataset.schema, 256) for s in ("train", "valid")]
-    return Trainer(model, TrainingConfig(**config.training.model_dump()), *loaders, Checkpoints(folder), "fp32")
+    settings = TrainingConfig(**config.training.model_dump())
+    return Trainer(task_of(config), model, settings, *loaders, Checkpoints(folder), "fp32")
 
 
 def test_the_plateau_rule(prepared: Path, tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def test_the_plateau_rule(prepared: Path, tmp_path: Path) -> None:
     assert bests == [True, True, False, True, False, False, False]
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001, 0.0001])
     assert trainer.progress.finished
-    assert trainer.progress.best_auc == 0.72
+    assert trainer.progress.best_score == 0.72
     rates = [*(g["lr"] for g in trainer.optimizer.dense.param_groups), *(t.lr for t in trainer.optimizer.tables)]
     assert rates == pytest.approx([0.0001] * len(rates))
 

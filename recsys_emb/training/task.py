@@ -1,0 +1,120 @@
+"""What a run is trained for: which labels it takes, its loss, its metrics and the one that decides."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from recsys_emb.config import RunConfig
+from recsys_emb.data.batches import Batch
+from recsys_emb.data.store import Split
+from recsys_emb.errors import UserError
+from recsys_emb.training import metrics
+from recsys_emb.training.metrics import Predictions
+
+
+@dataclass(frozen=True)
+class MainMetric:
+    """The metric that picks checkpoints, trials and winners.
+
+    Attributes:
+        key: among the task's metrics, and in reports.
+        title: as people write it.
+        chance: its value without any knowledge.
+        maximize: more of it is better.
+    """
+
+    key: str
+    title: str
+    chance: float
+    maximize: bool = True
+
+    def of(self, figures: Mapping[str, Any]) -> float:
+        """Its value among a split's metrics, or in a report."""
+        return float(figures[self.key])
+
+    def score(self, value: float) -> float:
+        """The value with its sign turned where less is better, so that more always is."""
+        return value if self.maximize else -value
+
+
+class Task(ABC):
+    """One kind of prediction. A subclass says all that trainer, search and reports must know of it; it has no state."""
+
+    name: ClassVar[str]
+    main: ClassVar[MainMetric]
+    keys: ClassVar[tuple[str, ...]]
+    """Of ``metrics``, the main one first."""
+
+    @abstractmethod
+    def check(self, split: Split) -> None:
+        """Raises UserError when the split has labels that the task cannot use."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss summed over the rows of a batch, in the data's weights.
+
+        Args:
+            logits: [B], what the model gives for the batch, in the type that it computes in.
+            batch: B rows; B may be 0.
+
+        Returns:
+            float32, no dimensions.
+        """
+
+    @abstractmethod
+    def metrics(self, predictions: Predictions) -> dict[str, float | None]:
+        """All metrics of a split, under ``keys``. Raises UserError when they are not defined on it."""
+
+    @abstractmethod
+    def value(self, predictions: Predictions) -> float:
+        """The main metric alone."""
+
+    @abstractmethod
+    def change(self, before: Predictions, after: Predictions) -> tuple[float, float]:
+        """How the main metric differs between two models on the same rows, and the standard error of the difference."""
+
+
+class ClickThrough(Task):
+    """Whether somebody clicks: labels 0 and 1, logits are log-odds, binary cross-entropy."""
+
+    name = "ctr"
+    main = MainMetric("auc", "AUC", chance=0.5)
+    keys = ("auc", "logloss", "ne", "calibration", "gauc", "gauc_users", "gauc_rows", "users", "rows")
+
+    def check(self, split: Split) -> None:
+        if len(split) and (most := int(split.labels.max())) > 1:
+            raise UserError(
+                f"{split.name} split: a label is {most}; task {self.name} takes 0 and 1; prepare the dataset again"
+            )
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits.float(), batch.labels, batch.weights, reduction="sum")
+
+    def metrics(self, predictions: Predictions) -> dict[str, float | None]:
+        return metrics.evaluate(predictions)
+
+    def value(self, predictions: Predictions) -> float:
+        return metrics.auc(predictions.logits, predictions.labels, predictions.weights)
+
+    def change(self, before: Predictions, after: Predictions) -> tuple[float, float]:
+        return metrics.auc_change(before, after)
+
+
+TASKS: Final[Mapping[str, Task]] = {task.name: task for task in (ClickThrough(),)}
+"""By the config's ``task``."""
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task of a run."""
+    return TASKS[config.task]
+
+
+def task_in(tree: Mapping[str, Any]) -> Task:
+    """The task that a report, or a config as JSON, names; ``ctr`` where it names none."""
+    return TASKS[tree.get("task", ClickThrough.name)]
