@@ -45,21 +45,38 @@ class CSR(nn.Module):
         lengths = self.lengths.index_select(0, block)  # [n, 32]
         length = lengths.gather(1, inside[:, None])[:, 0].long()
         behind = torch.arange(BLOCK, device=rows.device) >= inside[:, None]
-        start = self.starts.index_select(0, block).long() + lengths.masked_fill_(behind, 0).sum(1)
-        total = int(length.sum())
-        first = length.cumsum(0) - length
-        places = torch.arange(len(rows), device=rows.device) * self.dim
-        entry, place = (x.repeat_interleave(length, output_size=total) for x in (start - first, places))
-        entry = entry + torch.arange(total, device=rows.device)
-        place = place + self.columns.index_select(0, entry)
-        out = self.values.new_zeros(len(rows) * self.dim)
-        return out.scatter_(0, place, self.values.index_select(0, entry)).view(len(rows), self.dim)
+        start = self.starts.index_select(0, block).long() + lengths.masked_fill(behind, 0).sum(1)
+        return _filled(self.values, self.columns, start, length, self.dim)
 
     def per_table(self) -> list[tuple[int, int, int]]:
         """Rows, columns and bytes of each table, without ``starts`` and the end of ``lengths``."""
         value = self.values.dtype.itemsize + self.columns.dtype.itemsize
         lengths = self.lengths.dtype.itemsize
         return [(n, self.dim, k * value + n * lengths) for n, k in zip(self.sizes, self.kept)]
+
+
+@torch.fx.wrap
+def _filled(values: Tensor, columns: Tensor, start: Tensor, length: Tensor, dim: int) -> Tensor:
+    """The n rows whose ``length`` values, each at its column, lie from ``start`` on; 0 elsewhere. float [n, dim]."""
+    if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+        return _filled_alike(values, columns, start, length, dim)
+    n = start.shape[0]
+    total = int(length.sum())
+    first = length.cumsum(0) - length
+    entry = (start - first).repeat_interleave(length, output_size=total) + torch.arange(total, device=start.device)
+    row = torch.arange(n, device=start.device).repeat_interleave(length, output_size=total)
+    place = row * dim + columns.index_select(0, entry)
+    return values.new_zeros([n * dim]).scatter_(0, place, values.index_select(0, entry)).view(n, dim)
+
+
+def _filled_alike(values: Tensor, columns: Tensor, start: Tensor, length: Tensor, dim: int) -> Tensor:
+    """``_filled`` by as many steps for every row, so that no size hangs on the values; slower where few are kept."""
+    step = torch.arange(dim, device=start.device)
+    there = step < length[:, None]
+    entry = torch.where(there, start[:, None] + step, 0).flatten()
+    place = torch.where(there, columns.index_select(0, entry).view(-1, dim).long(), dim)  # one column too many
+    rows = values.index_select(0, entry).view(-1, dim)
+    return rows.new_zeros([rows.shape[0], dim + 1]).scatter(1, place, rows)[:, :dim]
 
 
 def csr_types(dim: int, values: int) -> dict[str, torch.dtype]:

@@ -46,7 +46,7 @@ class RowsColumns(nn.Module):
     def forward(self, rows: Tensor, tables: Tensor) -> Tensor:
         """rows int64 [n] over all tables and the table [n] of each -> float [n, D]."""
         if not len(self.values):
-            return self.values.new_zeros(len(rows), self.dim)
+            return self.values.new_zeros(rows.shape[0], self.dim)
         device = rows.device
         wanted = rows.to(self.ids.dtype)
         at = torch.searchsorted(self.ids, wanted).clamp_(max=len(self.ids) - 1)
