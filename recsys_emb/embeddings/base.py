@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from recsys_emb.embeddings.counts import check_ids
 from recsys_emb.embeddings.stages import Stage, Train
 from recsys_emb.errors import SettingError, UserError
 from recsys_emb.registry import Registry
@@ -188,16 +189,9 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         """``lookup`` after a check of the ids. Raises IndexError naming table, id and size."""
-        self._check_ids(ids, counts)
+        tables = self.spec.tables
+        ids = check_ids(ids, counts, [t.name for t in tables], [t.num_embeddings for t in tables])
         return self.lookup(ids, counts)
-
-    def _check_ids(self, ids: Tensor, counts: Sequence[int]) -> None:
-        for table, part in zip(self.spec.tables, ids.split(list(counts))):
-            if len(part):
-                low, high = (int(x) for x in torch.aminmax(part))
-                if low < 0 or high >= table.num_embeddings:
-                    bad = low if low < 0 else high
-                    raise IndexError(f"table {table.name!r}: id {bad} is outside 0..{table.num_embeddings - 1}")
 
     # -- sizing -------------------------------------------------------------------------------------------------------
 

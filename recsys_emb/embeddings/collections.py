@@ -1,7 +1,5 @@
 """Collections over a backend that stand in for TorchRec's: its configs and KeyedJaggedTensors in, its outputs out."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -155,7 +153,7 @@ class BackendEmbeddingBagCollection(_Shared, EmbeddingBagCollectionInterface):
         features = torchrec_io.one_bag_per_row(maybe_td_to_kjt(features, None))
         by_table: dict[int, list[Tensor]] = {}
         for backend, keys, members in self.groups:
-            looked = lookup_features(backend, keys, features, self._weighted)
+            looked = lookup_features(backend, keys, features, weighted=self._weighted)
             means = [self._configs[members[f.table]].pooling == PoolingType.MEAN for f in keys]
             for feature, pooled in zip(keys, looked.pooled(means)):
                 by_table.setdefault(members[feature.table], []).append(pooled)
@@ -194,10 +192,9 @@ class BackendEmbeddingCollection(_Shared, EmbeddingCollectionInterface):
         names = [n for by_table in self._names for n in by_table]
         ((backend, keys, _),) = self.groups
         looked = lookup_features(backend, keys, maybe_td_to_kjt(features, None))
-        rows, ids = looked.rows.split(looked.splits), looked.ids.split(looked.splits)
         return {
-            name: JaggedTensor(rows[i], lengths=looked.lengths[i], weights=ids[i] if self._need_indices else None)
-            for i, name in enumerate(names)
+            name: JaggedTensor(rows, lengths=lengths, weights=ids if self._need_indices else None)
+            for name, (rows, lengths, ids) in zip(names, looked.by_feature())
         }
 
     def embedding_configs(self) -> list[EmbeddingConfig]:

@@ -23,6 +23,7 @@ from recsys_emb.embeddings.base import (
     Stats,
     TableSpec,
 )
+from recsys_emb.embeddings.counts import all_equal, per_id, split_ids
 from recsys_emb.embeddings.hashing import hash_ids
 from recsys_emb.embeddings.tables import EmbeddingTable, block_table, fill_uniform
 from recsys_emb.errors import SettingError
@@ -32,14 +33,6 @@ Transform = Callable[[Tensor, Sequence[int]], Tensor]
 
 Combiner = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """gathered rows [n, W] or [n, P, W], ids [n], the K tables' counts -> float [n, D]."""
-
-
-def per_id(values: Tensor, counts: Sequence[int], ids: Tensor) -> Tensor:
-    """Each table's value, repeated for its ids: [K] -> [n] on the ids' device."""
-    values = values.to(ids.device)
-    if len(set(counts)) == 1:
-        return values[:, None].expand(len(counts), counts[0]).reshape(-1)
-    return torch.cat([value.expand(n) for value, n in zip(values.unbind(), counts)])
 
 
 # -- id transforms ----------------------------------------------------------------------------------------------------
@@ -92,9 +85,14 @@ def add(rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def multiply(rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
-    out, *others = rows.unbind(1)
-    for other in others:
-        out = out * other
+    return _product(rows)
+
+
+@torch.fx.wrap
+def _product(rows: Tensor) -> Tensor:
+    out = rows.select(1, 0)
+    for j in range(1, rows.shape[1]):
+        out = out * rows.select(1, j)
     return out
 
 
@@ -120,10 +118,28 @@ class Project(nn.Module):
         fill_uniform(self.weight, self.weight.shape[1] ** -0.5)
 
     def forward(self, rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        with torch.autocast(rows.device.type, enabled=False):  # vectors are fp32 whatever the dense part uses
-            if len(set(counts)) == 1:
-                return torch.bmm(rows.view(len(counts), counts[0], rows.shape[1]), self.weight).flatten(0, 1)
-            return torch.cat([r @ w for r, w in zip(rows.split(list(counts)), self.weight)])
+        return project(rows, self.weight, counts)
+
+
+def project(rows: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows [n, W] times their table's matrix, [K, W, D] -> float32 [n, D]."""
+    return _project(rows, weight, list(counts))
+
+
+@torch.fx.wrap
+def _project(rows: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+    if torch.jit.is_scripting():
+        return _times(rows, weight, counts)
+    if torch.compiler.is_exporting():
+        return _times(rows, weight, counts)
+    with torch.autocast(rows.device.type, enabled=False):  # vectors are fp32 whatever the dense part uses
+        return _times(rows, weight, counts)
+
+
+def _times(rows: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
+    if all_equal(counts):
+        return torch.bmm(rows.view(len(counts), counts[0], rows.shape[1]), weight).flatten(0, 1)
+    return torch.cat([part @ weight[i] for i, part in enumerate(rows.split(counts))])
 
 
 class _Unsort(torch.autograd.Function):
@@ -143,6 +159,13 @@ class _Unsort(torch.autograd.Function):
 
 def unsort(rows: Tensor, order: Tensor) -> Tensor:
     """[n, D] rows of ``ids[order]`` -> rows of ``ids``."""
+    return _unsort(rows, order)
+
+
+@torch.fx.wrap
+def _unsort(rows: Tensor, order: Tensor) -> Tensor:
+    if torch.jit.is_scripting():
+        return rows[order.argsort()]
     return cast(Tensor, _Unsort.apply(rows, order))
 
 
@@ -220,18 +243,18 @@ class ComposedBackend(EmbeddingBackend[S]):
         order = [t for part in self._parts() for t in part.tables]
         if order == sorted(order):
             return _cat(self.embed(ids, counts))
-        pieces = ids.split(list(counts))
+        pieces = split_ids(ids, counts)
         vectors = self.embed(torch.cat([pieces[t] for t in order]), [counts[t] for t in order])
         out = dict[int, Tensor]()
         for part, rows in zip(self._parts(), vectors):
-            out.update(zip(part.tables, rows.split([counts[t] for t in part.tables])))
+            out.update(zip(part.tables, split_ids(rows, [counts[t] for t in part.tables])))
         return torch.cat([out[t] for t in range(len(out))])
 
     def embed(self, ids: Tensor, counts: Sequence[int]) -> list[Tensor]:
         """Each part's vectors, for ids and counts that come part by part."""
         parts, rest = self._parts(), iter(counts)
         of_part = [list(islice(rest, len(part.tables))) for part in parts]
-        pieces = ids.split([sum(c) for c in of_part])
+        pieces = split_ids(ids, [sum(c) for c in of_part])
         return [part(piece, c) for part, piece, c in zip(parts, pieces, of_part)]
 
     def _parts(self) -> list[Part]:

@@ -8,7 +8,7 @@ from torchrec import JaggedTensor, KeyedJaggedTensor
 
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, TableSpec
-from recsys_emb.embeddings.lookup import Feature, lookup_features
+from recsys_emb.embeddings.lookup import Feature, lookup_features, pool
 
 
 def group_spec(schema: DatasetSchema, embedding_dim: int, init_std: float, first_order: bool = False) -> GroupSpec:
@@ -26,6 +26,7 @@ class FieldEmbedding(nn.Module):
     """Embeds a batch's fields with one backend lookup.
 
     Fields that share a vocabulary (a target item and its history) share a table. Multi-valued fields are averaged.
+    Ids are those of a ``Batch``, which were checked where it was made.
 
     Args:
         schema: the dataset's fields.
@@ -43,8 +44,9 @@ class FieldEmbedding(nn.Module):
         features = [Feature(f.name, tables.index(f.vocabulary)) for f in schema.embedded]
         self._features = sorted(features, key=lambda f: f.table)
         looked = [f.key for f in self._features]
-        self._pooled_at = [looked.index(k) for k in self.pooled_keys]
-        self._kept_at = [looked.index(k) for k in self._kept]
+        self._at = {key: looked.index(key) for key in self.pooled_keys + self._kept}
+        self._single = {f.name for f in schema.single_valued}
+        self._all_single = self._single == set(looked) and looked == self.pooled_keys
 
     @property
     def num_fields(self) -> int:
@@ -56,15 +58,16 @@ class FieldEmbedding(nn.Module):
     ) -> tuple[Tensor, dict[str, JaggedTensor]]:
         """Pooled vectors [B, F, width] in the order of ``pooled_keys``, and unpooled sequences by name."""
         kjt = sparse if sequences is None else KeyedJaggedTensor.concat([sparse, sequences])
-        looked = lookup_features(self.backend, self._features, kjt)
-        if not self._kept and len(self._features) == self.num_fields:
-            pooled = looked.pooled([True] * self.num_fields)
-            if self._pooled_at != list(range(self.num_fields)):
-                pooled = pooled[self._pooled_at]
-            return pooled.transpose(0, 1), {}
-        parts = looked.split()
-        pooled = torch.cat([parts[i].pooled([True]) for i in self._pooled_at])
-        kept = {
-            key: JaggedTensor(parts[i].rows, lengths=parts[i].lengths[0]) for key, i in zip(self._kept, self._kept_at)
-        }
-        return pooled.transpose(0, 1), kept
+        looked = lookup_features(self.backend, self._features, kjt, checked=True)
+        if self._all_single:
+            return looked.rows.view(self.num_fields, kjt.stride(), self.width).transpose(0, 1), {}
+        parts = looked.by_feature()
+        vectors = []
+        for key in self.pooled_keys:
+            rows, lengths, _ = parts[self._at[key]]
+            vectors.append(rows if key in self._single else pool(rows, lengths) / lengths.clamp(min=1)[:, None])
+        kept = {}
+        for key in self._kept:
+            rows, lengths, _ = parts[self._at[key]]
+            kept[key] = JaggedTensor(rows, lengths=lengths)
+        return torch.stack(vectors).transpose(0, 1), kept

@@ -1,6 +1,7 @@
 """One lookup of KeyedJaggedTensor features, and the pooling of its bags.
 
-KeyedJaggedTensor handling, pooling, weights and empty bags live here and nowhere else.
+KeyedJaggedTensor handling, pooling, weights and empty bags live here and nowhere else. F features, N ids of all of
+them, B_f bags of feature f, which are B where all have as many.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from recsys_emb.embeddings.base import EmbeddingBackend
+from recsys_emb.embeddings.counts import all_equal, split_ids
 
 
 @dataclass(frozen=True)
@@ -28,47 +30,45 @@ class Feature:
 class LookupResult:
     """What one lookup of F features gave: their rows one after another.
 
-    rows: float [N, D]; lengths: int64 [F, B]; ids int64 [N]; weights float [N] or None; splits: rows of each feature.
+    rows:    float [N, D]
+    lengths: int64 [sum of B_f], ids of each bag
+    ids:     int [N]
+    weights: float [N] or None
+    sizes:   F numbers, rows of each feature
+    bags:    F numbers, B_f
     """
 
     rows: Tensor
     lengths: Tensor
     ids: Tensor
     weights: Tensor | None
-    splits: list[int]
+    sizes: list[int]
+    bags: list[int]
 
-    def split(self) -> list[LookupResult]:
-        """One feature each."""
-        weights = [None] * len(self.splits) if self.weights is None else self.weights.split(self.splits)
-        return [
-            LookupResult(rows, self.lengths[i : i + 1], ids, weight, [n])
-            for i, (rows, ids, weight, n) in enumerate(
-                zip(self.rows.split(self.splits), self.ids.split(self.splits), weights, self.splits)
-            )
-        ]
+    def by_feature(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Each feature's rows [n, D], lengths [B_f] and ids [n]."""
+        rows, ids = split_ids(self.rows, self.sizes), split_ids(self.ids, self.sizes)
+        return list(zip(rows, split_ids(self.lengths, self.bags), ids))
 
-    def pooled(self, means: Sequence[bool]) -> Tensor:
-        """Bags summed, or averaged where ``means`` says so; empty bags are zero. float [F, B, D].
+    def pooled(self, means: Sequence[bool]) -> list[Tensor]:
+        """Bags summed, or averaged where ``means`` says so; empty bags are zero. F tensors, float [B, D].
 
         With weights the average is the weighted sum over the number of ids.
+
+        Raises:
+            ValueError: features have unequal numbers of bags.
         """
-        features, batch = self.lengths.shape
-        lengths = self.lengths.reshape(-1)
-        single = self.weights is None and len(self.rows) == len(lengths) and bool((lengths == 1).all())
-        if single:
-            return self.rows.view(features, batch, self.rows.shape[1])
-        rows = self.rows if self.weights is None else self.rows * self.weights[:, None].to(self.rows.dtype)
-        bag = torch.arange(len(lengths), device=rows.device).repeat_interleave(lengths, output_size=len(rows))
-        out = rows.new_zeros(len(lengths), rows.shape[1]).index_add(0, bag, rows)
-        out = out.view(features, batch, rows.shape[1])
-        if any(means):
-            mean = torch.tensor(means, device=rows.device)[:, None]
-            out = out / torch.where(mean, self.lengths.clamp(min=1), 1)[..., None]
-        return out
+        values = _pool_all(self.rows, self.lengths, self.weights, self.bags, list(means))
+        return [values[i] for i in range(len(means))]
 
 
 def lookup_features(
-    backend: EmbeddingBackend[Any], features: Sequence[Feature], kjt: KeyedJaggedTensor, weighted: bool = False
+    backend: EmbeddingBackend[Any],
+    features: Sequence[Feature],
+    kjt: KeyedJaggedTensor,
+    *,
+    weighted: bool = False,
+    checked: bool = False,
 ) -> LookupResult:
     """Embeds the features with one lookup.
 
@@ -77,29 +77,83 @@ def lookup_features(
         features: sorted by table.
         kjt: holds at least the features' keys, in any order.
         weighted: take the KeyedJaggedTensor's weights along.
+        checked: the ids are known to lie within their tables.
 
     Raises:
         KeyError: a key is missing.
+        TypeError: ids are floats.
+        IndexError: an id is outside its table.
     """
+    ids, lengths, weights, sizes, bags = _select(kjt, [f.key for f in features], weighted)
+    of_feature = [sizes[i] for i in range(len(features))]
+    counts: list[int] = [0] * len(backend.spec.tables)
+    for feature, n in zip(features, of_feature):
+        counts[feature.table] = counts[feature.table] + n
+    rows = backend.lookup(ids.long(), counts) if checked else backend(ids.long(), counts)
+    return LookupResult(
+        rows, lengths, ids, weights if weighted else None, of_feature, [bags[i] for i in range(len(features))]
+    )
+
+
+@torch.fx.wrap
+def _select(
+    kjt: KeyedJaggedTensor, wanted: list[str], weighted: bool
+) -> tuple[Tensor, Tensor, Tensor | None, list[int], list[int]]:
+    """Ids [N], lengths, weights, sizes and bags of the wanted features, in their order."""
     keys = kjt.keys()
-    missing = [f.key for f in features if f.key not in keys]
-    if missing:
-        raise KeyError(f"KeyedJaggedTensor without key {missing[0]!r}; it has {', '.join(keys)}")
-    if kjt.values().is_floating_point():
-        raise TypeError(f"ids must be integers, got {kjt.values().dtype}")
-    order = [keys.index(f.key) for f in features]
-    per_key = kjt.length_per_key()
-    splits = [per_key[i] for i in order]
-    ids, lengths = kjt.values(), kjt.lengths().view(len(keys), kjt.stride())
+    order: list[int] = []
+    for key in wanted:
+        if key not in keys:
+            raise KeyError(f"KeyedJaggedTensor without key '{key}'; it has {', '.join(keys)}")
+        order.append(keys.index(key))
+    ids, lengths = kjt.values(), kjt.lengths()
     weights = kjt.weights() if weighted else None
+    if ids.is_floating_point():
+        raise TypeError(f"ids must be integers, got {ids.dtype}")
+    sizes, bags = kjt.length_per_key(), kjt.stride_per_key()
     if order != list(range(len(keys))):
-        parts = ids.split(per_key)
-        ids = torch.cat([parts[i] for i in order])
-        lengths = lengths[order]
+        ids = _reordered(ids, sizes, order)
+        lengths = _reordered(lengths, bags, order)
         if weights is not None:
-            parts = weights.split(per_key)
-            weights = torch.cat([parts[i] for i in order])
-    counts = [0] * len(backend.spec.tables)
-    for feature, n in zip(features, splits):
-        counts[feature.table] += n
-    return LookupResult(backend(ids.long(), counts), lengths, ids, weights, splits)
+            weights = _reordered(weights, sizes, order)
+        sizes, bags = [sizes[i] for i in order], [bags[i] for i in order]
+    return ids, lengths, weights, sizes, bags
+
+
+def _reordered(values: Tensor, sizes: list[int], order: list[int]) -> Tensor:
+    parts = values.split(sizes)
+    return torch.cat([parts[i] for i in order])
+
+
+@torch.fx.wrap
+def _pool_all(rows: Tensor, lengths: Tensor, weights: Tensor | None, bags: list[int], means: list[bool]) -> Tensor:
+    """Pooled bags, float [F, B, D]."""
+    if not all_equal(bags):
+        raise ValueError(
+            "features have unequal numbers of bags, so their vectors cannot stand side by side; "
+            "give the KeyedJaggedTensor inverse_indices"
+        )
+    shape = [len(bags), bags[0], rows.shape[1]]
+    if weights is None and _one_each(rows, lengths):
+        return rows.view(shape)
+    pooled = pool(rows, lengths, weights).view(shape)
+    if any(means):
+        mean = torch.tensor(means, device=rows.device)[:, None]
+        pooled = pooled / torch.where(mean, lengths.view(shape[:2]).clamp(min=1), 1)[..., None]
+    return pooled
+
+
+def _one_each(rows: Tensor, lengths: Tensor) -> bool:
+    """Whether every bag is known to hold one row."""
+    if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+        return False
+    return rows.shape[0] == lengths.numel() and not lengths.is_meta and bool((lengths == 1).all())
+
+
+def pool(rows: Tensor, lengths: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Rows [n, D] of bags one after another, summed by bag: float [bags, D]; empty bags are zero."""
+    if weights is not None:
+        rows = rows * weights[:, None].to(rows.dtype)
+    bags = lengths.shape[0]
+    bag = torch.arange(bags, device=rows.device).repeat_interleave(lengths, output_size=rows.shape[0])
+    return rows.new_zeros([bags, rows.shape[1]]).index_add(0, bag, rows)

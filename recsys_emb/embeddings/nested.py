@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from recsys_emb.embeddings.base import GroupSpec, TableSpec
-from recsys_emb.embeddings.composed import OwnRows, Part, own_table, per_id
+from recsys_emb.embeddings.composed import OwnRows, Part, own_table
+from recsys_emb.embeddings.counts import per_id
 from recsys_emb.embeddings.tables import RowInit, fill_uniform
 
 
@@ -29,7 +30,7 @@ def widen(stored: Tensor, width: int, vector_dim: int) -> Tensor:
     """The inverse of ``narrow``, with zeros for the columns that were left out."""
     if width == vector_dim:
         return stored
-    zeros = stored.new_zeros(len(stored), vector_dim - width)
+    zeros = stored.new_zeros(stored.shape[0], vector_dim - width)
     return torch.cat([stored[:, :width], zeros, stored[:, width:]], dim=1)
 
 

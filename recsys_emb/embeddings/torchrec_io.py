@@ -53,6 +53,7 @@ def _weight(state_dict: Mapping[str, Tensor], table: str) -> Tensor:
     raise UserError(f"state_dict without the rows of table {table!r}; expected {_PREFIXES[0]}.{table}.weight")
 
 
+@torch.fx.wrap
 def one_bag_per_row(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
     """Undoes deduplication: bags stored once, with inverse indices, become one bag per row of the batch again."""
     found = kjt.inverse_indices_or_none()
@@ -60,7 +61,9 @@ def one_bag_per_row(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
         return kjt
     names, inverse = found
     weighted = kjt.weights_or_none() is not None
-    values, lengths, weights = [], [], []
+    values: list[Tensor] = []
+    lengths: list[Tensor] = []
+    weights: list[Tensor] = []
     for key, bags in kjt.to_dict().items():
         chosen = inverse[names.index(key)]
         sizes = bags.lengths()[chosen]

@@ -277,7 +277,7 @@ def test_compacting_by_no_method_takes_no_budget_and_no_options() -> None:
             ebc("full", {}).compact(**more)
 
 
-@pytest.mark.parametrize("method", ["prune", "drop_unseen", "quantized_svd"])
+@pytest.mark.parametrize("method", ["svd", "drop_unseen", "quantized_svd"])
 def test_a_compacted_collection_of_several_widths_reaches_the_least_of_all(method: str) -> None:
     tables = bag_configs()
     tables[2] = EmbeddingBagConfig(name="wide", embedding_dim=12, num_embeddings=5, feature_names=["f4"])

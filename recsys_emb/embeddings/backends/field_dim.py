@@ -107,7 +107,7 @@ class PaddedPart(Part):
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         if not self.width:
-            return self.table.weight.new_zeros(len(ids), self.dim)
+            return self.table.weight.new_zeros(ids.shape[0], self.dim)
         return widen(super().forward(ids, counts), self.width, self.vector_dim)
 
     def load_rows(self, table: int, rows: Tensor) -> None:

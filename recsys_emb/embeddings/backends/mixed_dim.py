@@ -19,12 +19,12 @@ from recsys_emb.embeddings.composed import (
     SizedConfig,
     check_length,
     parts_by_width,
-    per_id,
     projected_floats,
     size_error,
     unsort,
     useful_width,
 )
+from recsys_emb.embeddings.counts import per_id, tally
 from recsys_emb.errors import SettingError
 
 _NEVER = 2**63 - 1  # above every id
@@ -106,7 +106,7 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
         small = torch.uint8 if len(self.blocks) < 256 else torch.int32  # sorts faster
         number = self.numbers.to(ids.device, small).index_select(0, block)
         order = number.argsort(stable=True)
-        block_counts = torch.bincount(number, minlength=len(self.blocks)).tolist()
+        block_counts = tally(number, len(self.blocks))
         inside = ids.index_select(0, order) - per_id(self.begins, block_counts, ids)
         return unsort(torch.cat(self.embed(inside, block_counts)), order)
 

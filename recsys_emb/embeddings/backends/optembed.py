@@ -20,7 +20,8 @@ from recsys_emb.embeddings.base import (
     StorageItem,
     register,
 )
-from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part, SizedConfig, per_id, starts_of
+from recsys_emb.embeddings.composed import ComposedBackend, OwnRows, Part, SizedConfig, starts_of
+from recsys_emb.embeddings.counts import per_id
 from recsys_emb.embeddings.evolution import Evolution, Widths
 from recsys_emb.embeddings.nested import NestedPart, by_width, narrow, widen
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
@@ -341,7 +342,7 @@ class KeptPart(Part):
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows, found = self.index(self.transform(ids, counts))
         weight = self.table.weight
-        vectors = self.table(rows) if self.index.rows else weight.new_zeros(len(ids), weight.shape[1])
+        vectors = self.table(rows) if self.index.rows else weight.new_zeros(ids.shape[0], weight.shape[1])
         if found is not None:
             vectors = vectors * found[:, None]
         return widen(vectors, self.width, self.vector_dim)

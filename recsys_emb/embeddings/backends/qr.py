@@ -23,10 +23,10 @@ from recsys_emb.embeddings.composed import (
     check_length,
     multiply,
     own_parts,
-    per_id,
     size_error,
     starts_of,
 )
+from recsys_emb.embeddings.counts import per_id
 from recsys_emb.embeddings.hashing import MAX_ROWS, hash_ids, seeds
 from recsys_emb.embeddings.tables import block_table
 from recsys_emb.errors import SettingError

@@ -64,9 +64,8 @@ class CSR(nn.Module):
 
     def forward(self, rows: Tensor, tables: Tensor) -> Tensor:
         """rows int64 [n] -> float [n, D]."""
-        out = self.values.new_zeros(len(rows) * self.dim)
         if not self.index.rows:
-            return out.view(len(rows), self.dim)
+            return self.values.new_zeros([rows.shape[0], self.dim])
         rows, found = self.index(rows)
         block, inside = rows // BLOCK, rows % BLOCK
         lengths = self.lengths.index_select(0, block)  # [n, 32]
@@ -74,20 +73,38 @@ class CSR(nn.Module):
         if found is not None:
             length = length * found
         behind = torch.arange(BLOCK, device=rows.device) >= inside[:, None]
-        start = self.starts.index_select(0, block).long() + lengths.masked_fill_(behind, 0).sum(1)
-        total = int(length.sum())
-        first = length.cumsum(0) - length
-        places = torch.arange(len(rows), device=rows.device) * self.dim
-        entry, place = (x.repeat_interleave(length, output_size=total) for x in (start - first, places))
-        entry = entry + torch.arange(total, device=rows.device)
-        place = place + self.columns.index_select(0, entry)
-        return out.scatter_(0, place, self.values.index_select(0, entry)).view(len(rows), self.dim)
+        start = self.starts.index_select(0, block).long() + lengths.masked_fill(behind, 0).sum(1)
+        return _filled(self.values, self.columns, start, length, self.dim)
 
     def per_table(self) -> list[tuple[int, int, int]]:
         """Rows, columns and bytes of each table, without what they share: ``starts``, index, the end of ``lengths``."""
         value = self.values.dtype.itemsize + self.columns.dtype.itemsize
         lengths = self.lengths.dtype.itemsize
         return [(n, self.dim, k * value + n * lengths) for n, k in zip(self.rows, self.kept)]
+
+
+@torch.fx.wrap
+def _filled(values: Tensor, columns: Tensor, start: Tensor, length: Tensor, dim: int) -> Tensor:
+    """The n rows whose ``length`` values, each at its column, lie from ``start`` on; 0 elsewhere. float [n, dim]."""
+    if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+        return _filled_alike(values, columns, start, length, dim)
+    n = start.shape[0]
+    total = int(length.sum())
+    first = length.cumsum(0) - length
+    entry = (start - first).repeat_interleave(length, output_size=total) + torch.arange(total, device=start.device)
+    row = torch.arange(n, device=start.device).repeat_interleave(length, output_size=total)
+    place = row * dim + columns.index_select(0, entry)
+    return values.new_zeros([n * dim]).scatter_(0, place, values.index_select(0, entry)).view(n, dim)
+
+
+def _filled_alike(values: Tensor, columns: Tensor, start: Tensor, length: Tensor, dim: int) -> Tensor:
+    """``_filled`` by as many steps for every row, so that no size hangs on the values; slower where few are kept."""
+    step = torch.arange(dim, device=start.device)
+    there = step < length[:, None]
+    entry = torch.where(there, start[:, None] + step, 0).flatten()
+    place = torch.where(there, columns.index_select(0, entry).view(-1, dim).long(), dim)  # one column too many
+    rows = values.index_select(0, entry).view(-1, dim)
+    return rows.new_zeros([rows.shape[0], dim + 1]).scatter(1, place, rows)[:, :dim]
 
 
 def csr_types(dim: int, values: int) -> dict[str, torch.dtype]:

@@ -55,7 +55,7 @@ class RowsColumns(nn.Module):
     def forward(self, rows: Tensor, tables: Tensor) -> Tensor:
         """rows int64 [n] over all tables and the table [n] of each -> float [n, D]."""
         if not len(self.values):
-            return self.values.new_zeros(len(rows), self.dim)
+            return self.values.new_zeros(rows.shape[0], self.dim)
         device = rows.device
         at, kept = self.index(rows)
         widths = torch.tensor(self.widths, device=device)

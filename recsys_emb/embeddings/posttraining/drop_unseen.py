@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
-from recsys_emb.embeddings.composed import OwnRows, per_id, starts_of
+from recsys_emb.embeddings.composed import OwnRows, starts_of
+from recsys_emb.embeddings.counts import per_id
 from recsys_emb.embeddings.posttraining.base import PostTraining, register
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 from recsys_emb.errors import UserError

@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
-from recsys_emb.embeddings.composed import OwnRows, per_id
+from recsys_emb.embeddings.composed import OwnRows
+from recsys_emb.embeddings.counts import per_id
 from recsys_emb.embeddings.posttraining._csr import CSR, csr_bytes, fit_csr, stored_rows
 from recsys_emb.embeddings.posttraining._rows_columns import (
     RowsColumns,

@@ -10,6 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats
+from recsys_emb.embeddings.composed import project
+from recsys_emb.embeddings.counts import split_ids
 from recsys_emb.embeddings.posttraining._affine import AffineRows, quantise
 from recsys_emb.embeddings.posttraining.base import PostTraining, register
 from recsys_emb.embeddings.posttraining.int4 import Int4Rows
@@ -54,7 +56,7 @@ class QuantizedSVD(PostTraining[QuantizedSVDConfig]):
                 self.register_buffer(f"rows_{t}", torch.empty(n, dim, device=device))
 
     def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        return torch.cat([self._table(t, part) for t, part in enumerate(ids.split(list(counts)))])
+        return torch.cat([self._table(t, part) for t, part in enumerate(split_ids(ids, counts))])
 
     def _table(self, t: int, ids: Tensor) -> Tensor:
         bits, rank = self.config.bits, self.config.rank
@@ -63,8 +65,8 @@ class QuantizedSVD(PostTraining[QuantizedSVDConfig]):
             return self.get_buffer(f"rows_{t}").index_select(0, ids)
         codes = _CODES[bits].unpack(self.get_buffer(f"codes_{t}").index_select(0, ids), rank)
         scale = self.get_buffer(f"scale_{t}").index_select(0, ids).float()[:, None]
-        with torch.autocast(ids.device.type, enabled=False):  # vectors are fp32 whatever the dense part uses
-            return ((codes.float() - 2 ** (bits - 1)) * scale) @ self.get_buffer(f"basis_{t}")
+        factor = (codes.float() - 2 ** (bits - 1)) * scale
+        return project(factor, self.get_buffer(f"basis_{t}")[None], [ids.shape[0]])
 
     def _is_coded(self, t: int) -> bool:
         rank = self.config.rank
