@@ -21,6 +21,7 @@ from pydantic import (
 
 from recsys_emb.embeddings.base import BackendConfig, backend_registry
 from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes
+from recsys_emb.embeddings.posttraining import posttraining_options
 from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import read_yaml
 from recsys_emb.key_value import place
@@ -97,6 +98,42 @@ class TrainingConfig(_Section):
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient norm of the other weights")
 
 
+class FinetuneConfig(_Section):
+    """How a compressed embedding and the network are trained on; codes and indexes stay."""
+
+    epochs: int = Field(4, ge=1, description="passes over the training split")
+    learning_rate: float = Field(3e-3, gt=0, description="at the start; it falls to zero")
+    distil: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the loss that is the distance to the uncompressed model's predictions; the rest is the "
+        "labels'. Labels alone overfit within an epoch",
+    )
+
+
+class CompactConfig(_Section):
+    """What becomes of the embedding after training."""
+
+    method: str = Field(description="a post-training method of `recsys-emb backends`")
+    budget: GivenBudget = Field(None, description="a ratio such as 0.02 or bytes such as 20MB")
+    options: SerializeAsAny[BackendConfig] = Field(
+        default_factory=BackendConfig, description="the method's own options"
+    )
+    finetune: FinetuneConfig | None = Field(None, description="train the compressed form on")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_options(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "method" not in data:
+            return data
+        options = data.get("options") or {}
+        if not isinstance(options, (Mapping, BackendConfig)):
+            raise UserError(f"compact.options: expected a mapping of options, got {options!r}")
+        with settings_written_as("compact.{}".format):
+            return {**data, "options": posttraining_options(str(data["method"]), options)}
+
+
 class RunConfig(_Section):
     """One run."""
 
@@ -105,6 +142,7 @@ class RunConfig(_Section):
     model: SerializeAsAny[ModelConfig]
     embedding: EmbeddingConfig = EmbeddingConfig()
     training: TrainingConfig = TrainingConfig()
+    compact: CompactConfig | None = Field(None, description="make the trained embedding smaller, and train it on")
     seed: int = Field(1, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

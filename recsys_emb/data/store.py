@@ -182,6 +182,10 @@ class EncodedDataset:
         """int64 [ids]: occurrences of each id in the training split (memory-mapped)."""
         return _map(self.path / "counts" / f"{vocabulary}.npy", np.int64, self.schema.vocabularies[vocabulary])
 
+    def stats(self) -> dict[str, np.ndarray]:
+        """``counts`` of every vocabulary by name; nothing where ids are hashes, which have no list."""
+        return {} if self.schema.ids == "hash64" else {name: self.counts(name) for name in self.schema.vocabularies}
+
 
 def fingerprint(checksums: Mapping[str, str], dense: list[dict[str, Any]] | None) -> str:
     """Of all that gives raw values their ids and dense values their scale: equal sizes are not enough.

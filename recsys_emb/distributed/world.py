@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 
 from recsys_emb.distributed.launch import attempt, started_by_torchrun
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
+from recsys_emb.embeddings.base import EmbeddingBackend
+from recsys_emb.embeddings.tables import EmbeddingTable
 from recsys_emb.models.layers import BatchNorm
 
 T = TypeVar("T")
@@ -35,11 +36,9 @@ class World:
         """Whether this process writes the run folder."""
         return self.rank == 0
 
-    def build(
-        self, backend: type[EmbeddingBackend], spec: GroupSpec, config: BackendConfig, device: torch.device
-    ) -> EmbeddingBackend:
-        """A backend with this process's part of its tables."""
-        return backend(spec, config, device)
+    def build(self, make: Callable[[torch.device | str], EmbeddingBackend], device: torch.device) -> EmbeddingBackend:
+        """A backend with this process's part of its tables; ``make`` makes it on a device, ``meta`` too."""
+        return make(device)
 
     def prepare_model(self, model: M) -> M:
         """Tells layers whose output depends on the whole batch that other processes hold parts of it."""
@@ -88,14 +87,13 @@ class Ranks(World):
         self.device = device
         self.shard_tables = shard_tables
 
-    def build(
-        self, backend: type[EmbeddingBackend], spec: GroupSpec, config: BackendConfig, device: torch.device
-    ) -> EmbeddingBackend:
+    def build(self, make: Callable[[torch.device | str], EmbeddingBackend], device: torch.device) -> EmbeddingBackend:
         from recsys_emb.distributed.tables import shard
 
-        if not self.shard_tables:
-            return backend(spec, config, device)
-        return shard(backend(spec, config, "meta"), device)
+        planned = make("meta")
+        if not self.shard_tables or not any(isinstance(m, EmbeddingTable) for m in planned.modules()):
+            return make(device)
+        return shard(planned, device)
 
     def prepare_model(self, model: M) -> M:
         for module in model.modules():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,35 @@ class InitFrom:
 
 
 @dataclass(frozen=True)
+class Distil:
+    """Learning from another model's predictions.
+
+    Attributes:
+        teacher: the stage whose model predicts.
+        weight: of the distance to its predictions in the loss, 0 to 1; the labels have the rest.
+    """
+
+    teacher: str
+    weight: float
+
+
+@dataclass(frozen=True)
 class Train:
-    """Trains model and embedding as the run's config says, until its epochs or patience are used up.
+    """Trains model and embedding until epochs or patience are used up.
 
     The first stage of a run starts from new weights.
+
+    Attributes:
+        settings: what is different from the run's ``training`` section, by its keys.
+        distil: learn from an earlier stage's model.
+        keep_start: the weights that it starts with are evaluated too, and stay when nothing beats them.
     """
 
     name: str = "train"
     init: InitFrom = InitFrom()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    distil: Distil | None = None
+    keep_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +77,21 @@ class Search:
 
 @dataclass(frozen=True)
 class Compact:
-    """Replaces the backend by its serving form."""
+    """Replaces the backend by its serving form, or by what a post-training method makes of that.
+
+    Attributes:
+        method: the post-training method, if one.
+        budget: of the method, as users write budgets.
+        options: the method's own options.
+        trainable: the floats of the form are to be trained on.
+    """
 
     name: str = "compact"
     init: InitFrom = InitFrom()
+    method: str | None = None
+    budget: float | int | str | None = None
+    options: Any = None
+    trainable: bool = False
 
 
 Stage = Train | Search | Compact

@@ -32,9 +32,9 @@ from recsys_emb.data.frame import to_frame
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import Split, fingerprint
 from recsys_emb.data.vocabulary import ValueIndex
-from recsys_emb.embeddings.base import EmbeddingBackend, backend_registry
+from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.fields import group_spec
-from recsys_emb.embeddings.posttraining import posttraining_registry
+from recsys_emb.embeddings.forms import Form
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line, read_json
 from recsys_emb.models.base import CTRModel, build_model, model_registry
@@ -53,14 +53,6 @@ BACKEND_PREFIX = "embedding.backend."
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Form(_Strict):
-    """The serving form: a backend's name, or a post-training method's, and the sizes that it was built with."""
-
-    backend: str
-    method: str | None = None
-    config: dict[str, Any]
 
 
 class RawRows(_Strict):
@@ -238,14 +230,11 @@ def _build_backend(path: Path, manifest: Manifest, config: RunConfig) -> Embeddi
     spec = group_spec(manifest.fields, width, config.embedding.init_std, model.first_order)
     where = f"{path / MANIFEST}: embedding"
     try:
-        cls = backend_registry.get(form.backend) if form.method is None else posttraining_registry.get(form.method)
-        sized = cls.Config.model_validate(form.config)
+        return form.build(spec, "meta")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, cls.Config, prefix='config')}") from None
-    try:
-        return cls(spec, sized, "meta")
+        raise UserError(f"{where}: {explain(error, form.module.Config, prefix='config')}") from None
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{where}: these sizes do not fit the fields ({one_line(error)})") from None
 

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from recsys_emb.data.folder import checksum
 from recsys_emb.data.store import EncodedDataset
-from recsys_emb.embeddings.base import EmbeddingBackend, Stats
+from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.budget import Budget
+from recsys_emb.embeddings.forms import Form
 from recsys_emb.embeddings.posttraining import compress
 from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import write_json
@@ -25,7 +26,6 @@ from recsys_emb.serving.artifact import (
     FORMAT_VERSION,
     MANIFEST,
     REPORT,
-    Form,
     Manifest,
     RawRows,
     arrays,
@@ -87,11 +87,7 @@ def write_artifact(
             format_version=FORMAT_VERSION,
             fields=run.schema,
             config=config.model_dump(mode="json"),
-            embedding=Form(
-                backend=backend.name if method is None else config.embedding.backend,
-                method=method,
-                config=backend.config.model_dump(mode="json"),
-            ),
+            embedding=Form.of(backend, config.embedding.backend),
             rows=RawRows(
                 dataset=dataset.name,
                 source=dataset.manifest["source"],
@@ -135,9 +131,7 @@ def _compressed(
         if budget is not None:
             raise UserError("--budget: the run's own form has one size; name a --method to make it smaller")
         return backend
-    stats: Stats = {}
-    if not backend.spec.hashed:
-        stats = {t.name: dataset.counts(t.name) for t in backend.spec.tables}
+    stats = dataset.stats()
     with settings_written_as(lambda setting: f"--{setting}".replace("--options.", "--option ")):
         return compress(backend, method, budget, stats, options)
 

@@ -17,6 +17,7 @@ from recsys_emb.distributed.world import is_lost_connection, join
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.budget import budget_bytes, plan_backend
 from recsys_emb.embeddings.fields import group_spec
+from recsys_emb.embeddings.stages import Compact, Distil, InitFrom, Stage, Train
 from recsys_emb.errors import LostProcess, UserError, settings_written_as
 from recsys_emb.files import unused
 from recsys_emb.lock import sole_writer
@@ -58,11 +59,29 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     model = model_registry.get(config.model.name)
     model.check(config.model, dataset.schema)
     spec = group_of(config, dataset.schema)
-    stats = {} if dataset.schema.ids == "hash64" else {t.name: dataset.counts(t.name) for t in spec.tables}
+    stats = dataset.stats()
     e = config.embedding
     with settings_written_as(config_key):
         backend, sized = plan_backend(e.backend, spec, budget_bytes(e.budget, spec.full_bytes), stats, e.options)
     return Plan(spec, backend, sized)
+
+
+def stages_of(config: RunConfig, planned: Plan) -> list[Stage]:
+    """What a run consists of: the backend's stages, then those of its ``compact`` section."""
+    stages = list(planned.backend.stages(planned.config))
+    made = config.compact
+    if made is None:
+        return stages
+    tune = made.finetune
+    stages.append(Compact("compress", InitFrom(), made.method, made.budget, made.options, trainable=tune is not None))
+    if tune is not None:
+        settings = {
+            **{"epochs": tune.epochs, "learning_rate": tune.learning_rate, "lr_schedule": "linear"},
+            **{"max_steps": None, "eval_every": None},
+        }
+        distil = Distil(stages[-2].name, tune.distil) if tune.distil else None
+        stages += [Train("finetune", settings=settings, distil=distil, keep_start=True), Compact("finetuned")]
+    return stages
 
 
 def group_of(config: RunConfig, schema: DatasetSchema) -> GroupSpec:
@@ -134,8 +153,8 @@ def _train(
             return run.report
         runtime.configure(config.seed, precision)
         runtime.reset_peak_rss()
-        stages = planned.backend.stages(planned.config)
-        build = partial(world.build, planned.backend, planned.spec, planned.config, device)
+        stages = stages_of(config, planned)
+        build = partial(world.build, planned.build, device)
         runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world, stop)
         model, outcomes = runner.finish()
         whole = stage_model(run, dataset.schema, planned.spec, stages[-1].name, torch.device("meta"))
@@ -178,13 +197,13 @@ def default_out(config: RunConfig) -> Path:
 
 
 def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcomes: list[Outcome]) -> dict[str, Any]:
-    trainings = [o for o in outcomes if o.steps]
+    trainings, made = [o for o in outcomes if o.steps], config.compact
     return {
         **{f"valid_{k}": v for k, v in outcomes[-1].valid.items()},
         "bayes_auc": dataset.bayes.get("test", {}).get("auc"),
         "bayes_logloss": dataset.bayes.get("test", {}).get("logloss"),
         **embedding_figures(model.embedding.backend),
-        "budget": config.embedding.budget,
+        "budget": config.embedding.budget if made is None else made.budget,
         "training_bytes": max(o.training_bytes for o in outcomes),
         "vocabulary_bytes": dataset.manifest.get("vocabulary_bytes"),
         "samples_per_second": sum(o.samples for o in trainings) / max(sum(o.step_seconds for o in trainings), 1e-9),
@@ -194,7 +213,8 @@ def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcome
         "best_step": trainings[-1].best_step if trainings else 0,
         "task": config.task,
         "model": config.model.name,
-        "backend": config.embedding.backend,
+        "backend": config.embedding.backend if made is None else f"{config.embedding.backend}+{made.method}",
+        "method": None if made is None else made.method,
         "dataset": dataset.name,
         "seed": config.seed,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.distributed.world import World
-from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, backend_registry
+from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec
+from recsys_emb.embeddings.finetune import TrainableForm
+from recsys_emb.embeddings.forms import Form
+from recsys_emb.embeddings.posttraining import compress
 from recsys_emb.embeddings.stages import Compact, Search, Stage, Train
-from recsys_emb.errors import UserError
+from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import one_line, read_json, read_json_as, write_json
 from recsys_emb.models.base import CTRModel, build_model
 from recsys_emb.training.checkpoint import MODEL, Checkpoints, check, load_model
@@ -178,12 +182,19 @@ class StageRunner:
                 new = old.search(self._score(model, stage, log), self._seed(number))
         else:
             assert isinstance(stage, Compact)
-            new = old.compact()
+            new = self._compact(stage, old)
         model.embedding.backend = new.to(self.device)
         record_backend(self.run, stage.name, new)
         valid = self.task.metrics(predict(model, self.stop.watch(self._loader("valid")), self.precision))
         Checkpoints(self.run.checkpoints(stage.name)).save(0, model.state_dict(), {}, {"valid": valid}, best=0)
         return Outcome(stage.name, time.perf_counter() - started, valid)
+
+    def _compact(self, stage: Compact, trained: EmbeddingBackend[Any]) -> EmbeddingBackend[Any]:
+        form = trained.compact()
+        if stage.method is not None:
+            with settings_written_as("compact.{}".format):
+                form = compress(form, stage.method, stage.budget, self.dataset.stats(), stage.options)
+        return TrainableForm(form) if stage.trainable else form
 
     def _train(self, number: int, stage: Train, model: CTRModel) -> Outcome:
         checkpoints = Checkpoints(self.run.checkpoints(stage.name))
@@ -195,8 +206,11 @@ class StageRunner:
         del initial
         self.world.seed_by_rank(self._seed(number))
         loaders = self._loader("train", shuffle=True), self._loader("valid")
-        settings, world, stop = self.config.training, self.world, self.stop
+        settings, world, stop = self.config.training.model_copy(update=stage.settings), self.world, self.stop
         trainer = Trainer(self.task, model, settings, *loaders, checkpoints, self.precision, world, stop)
+        trainer.keep_start = stage.keep_start
+        if stage.distil is not None:
+            trainer.teacher, trainer.distil = self._teacher(stage.distil.teacher), stage.distil.weight
         if number and stage.init.optimizer:
             best = Checkpoints(self.run.checkpoints(self._last_training(number))).best()
             assert best is not None
@@ -215,6 +229,10 @@ class StageRunner:
             step_seconds=p.step_seconds,
             training_bytes=trainer.training_bytes(),
         )
+
+    def _teacher(self, stage: str) -> CTRModel:
+        """The model that a complete stage left, to learn from."""
+        return self._result([s.name for s in self.stages].index(stage)).eval().requires_grad_(False)
 
     def _log(self, stage: str, done: TrainingState) -> AbstractContextManager[MetricsLog]:
         return self.run.log(stage, done.step, done.evaluated) if self.world.is_rank_zero else nullcontext(NoLog())
@@ -288,7 +306,7 @@ def record_backend(run: RunDir, stage: str, backend: EmbeddingBackend[Any]) -> N
     """Notes in ``embedding.json`` what the stage's checkpoints hold."""
     file = run.path / "embedding.json"
     known = read_json(file) if file.is_file() else {}
-    known[stage] = {"backend": backend.name, "config": backend.config.model_dump(mode="json")}
+    known[stage] = Form.of(backend, run.config.embedding.backend).model_dump(mode="json")
     write_json(file, known)
 
 
@@ -309,10 +327,9 @@ def stage_model(
     """A model of the shapes that the stage's checkpoints hold; its weights are to be loaded."""
     file = run.path / "embedding.json"
     try:
-        entry = read_json(file)[stage]
-        backend = backend_registry.get(entry["backend"])
-        sized = backend.Config.model_validate(entry["config"])
+        form = Form.model_validate(read_json(file)[stage])
+        backend = world.build(partial(form.build, spec), device)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: no sizes of stage {stage!r} ({one_line(error)})") from None
-    model = build_model(run.config.model, schema, world.build(backend, spec, sized, device))
+    model = build_model(run.config.model, schema, backend)
     return world.prepare_model(model).to(device)

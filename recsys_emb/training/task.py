@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -68,6 +69,15 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def distance(self, logits: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """How far a model's predictions are from another's, summed over the rows as ``loss`` is.
+
+        Args:
+            logits, teacher: [B], of the model that learns and of the one that it learns from.
+            batch: B rows.
+        """
+
+    @abstractmethod
     def metrics(self, predictions: Predictions) -> dict[str, float | None]:
         """All metrics of a split, under ``keys``. Raises UserError when they are not defined on it."""
 
@@ -95,6 +105,10 @@ class ClickThrough(Task):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits.float(), batch.labels, batch.weights, reduction="sum")
+
+    def distance(self, logits: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        soft = torch.sigmoid(teacher.float())
+        return F.binary_cross_entropy_with_logits(logits.float(), soft, batch.weights, reduction="sum")
 
     def metrics(self, predictions: Predictions) -> dict[str, float | None]:
         return metrics.evaluate(predictions)

@@ -76,7 +76,16 @@ class Trainer:
         precision: ``fp32`` or ``bf16``.
         world: the processes that train together, each on its part of every batch.
         stop: looked at after every step and between the batches of an evaluation.
+
+    Attributes:
+        teacher: a model whose predictions are learned from, too.
+        distil: the share of the loss that is the distance to them.
+        keep_start: the weights at the start are evaluated, and stay the best ones until they are beaten.
     """
+
+    teacher: CTRModel | None = None
+    distil = 0.0
+    keep_start = False
 
     log_every = 50
     steps_between_evaluations = 20
@@ -178,7 +187,12 @@ class Trainer:
         """The task's loss by row, plus what the backend adds. Its mean over ranks counts."""
         with autocast(self.precision, self.device):
             logits = self.model(batch)
-        loss = self.task.loss(logits, batch) * self.world.size / (batch.whole or len(batch))
+        loss = self.task.loss(logits, batch)
+        if self.teacher is not None:
+            with torch.inference_mode(), autocast(self.precision, self.device):
+                taught = self.teacher(batch)
+            loss = torch.lerp(loss, self.task.distance(logits, taught.clone(), batch), self.distil)
+        loss = loss * self.world.size / (batch.whole or len(batch))
         aux = self.backend.aux_loss()
         return loss if aux is None else loss + aux
 
@@ -209,7 +223,7 @@ class Trainer:
     def _evaluation_due(self) -> bool:
         p = self.progress
         if p.step == p.evaluated:
-            return False
+            return p.step == 0 and self.keep_start and p.best_score is None
         if p.step >= self.steps:
             return True
         return p.step % self.config.eval_every == 0 if self.config.eval_every else p.batch == 0

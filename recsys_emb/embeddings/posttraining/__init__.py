@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from recsys_emb.embeddings.posttraining.base import PostTraining, compress, min_compressed_bytes, posttraining_registry
+from recsys_emb.embeddings.posttraining.base import (
+    PostTraining,
+    compress,
+    min_compressed_bytes,
+    posttraining_options,
+    posttraining_registry,
+)
 
-__all__ = ["PostTraining", "compress", "list_posttraining", "min_compressed_bytes", "posttraining_registry"]
+__all__ = [
+    "PostTraining",
+    "compress",
+    "list_posttraining",
+    "min_compressed_bytes",
+    "posttraining_options",
+    "posttraining_registry",
+]
 
 
 def list_posttraining() -> list[str]:

@@ -59,7 +59,7 @@ def compress(
     method: str,
     budget: Budget = None,
     stats: Stats | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | BackendConfig | None = None,
 ) -> PostTraining[Any]:
     """The serving form that a post-training method makes of a trained backend.
 
@@ -82,7 +82,7 @@ def compress(
 
 
 def min_compressed_bytes(
-    spec: GroupSpec, method: str, stats: Stats | None = None, options: Mapping[str, Any] | None = None
+    spec: GroupSpec, method: str, stats: Stats | None = None, options: Mapping[str, Any] | BackendConfig | None = None
 ) -> int:
     """Bytes of the smallest serving form of a post-training method. Raises UserError as ``compress`` does."""
     cls, config, known = _checked(spec, method, stats, options)
@@ -90,18 +90,25 @@ def min_compressed_bytes(
 
 
 def _checked(
-    spec: GroupSpec, method: str, stats: Stats | None, options: Mapping[str, Any] | None
+    spec: GroupSpec, method: str, stats: Stats | None, options: Mapping[str, Any] | BackendConfig | None
 ) -> tuple[type[PostTraining[Any]], BackendConfig, Stats]:
     """A method's class, its options and the counts that it may use."""
     cls = posttraining_registry.get(method)
     if spec.hashed:
         first = next(t.name for t in spec.tables if t.hashed)
         raise UserError(f"{method} walks all rows, but {first!r} holds 63-bit hashes, which have no list")
-    config = backend_config(cls, options or {})
-    for name in config.model_fields_set & set(cls.fitted):
-        free = sorted(set(cls.Config.model_fields) - set(cls.fitted))
-        raise SettingError(f"options.{name}", f"{method} finds it by itself; allowed: {', '.join(free)}")
-    return cls, config, checked_stats(spec, stats or {})
+    return cls, posttraining_options(method, options or {}), checked_stats(spec, stats or {})
+
+
+def posttraining_options(method: str, options: Mapping[str, Any] | BackendConfig) -> BackendConfig:
+    """The typed options of a method. Raises UserError on an unknown method, SettingError on what it does not take."""
+    cls = posttraining_registry.get(method)
+    config = backend_config(cls, options)
+    if not isinstance(options, BackendConfig):
+        for name in config.model_fields_set & set(cls.fitted):
+            free = sorted(set(cls.Config.model_fields) - set(cls.fitted))
+            raise SettingError(f"options.{name}", f"{method} finds it by itself; allowed: {', '.join(free)}")
+    return config
 
 
 def all_rows(backend: EmbeddingBackend[Any]) -> Iterator[tuple[int, slice, Tensor]]:
