@@ -62,7 +62,7 @@ class AffineRows(PostTraining[AffineConfig]):
         codes = self.unpack(self.codes.index_select(0, rows), self.spec.embedding_dim)
         scale = self.scale.index_select(0, rows).float()[:, None]
         if self.config.range == "affine":
-            bias = self.get_buffer("bias").index_select(0, rows).float()[:, None]
+            bias = self.array("bias").index_select(0, rows).float()[:, None]
         else:
             bias = -scale * 2 ** (self.bits - 1)
         return torch.addcmul(bias, codes.float(), scale)
@@ -99,7 +99,7 @@ class AffineRows(PostTraining[AffineConfig]):
             made.codes[place] = cls.pack(codes)
             made.scale[place] = scale
             if config.range == "affine":
-                made.get_buffer("bias")[place] = bias
+                made.array("bias")[place] = bias
         return made
 
     def describe(self) -> list[FieldReport]:

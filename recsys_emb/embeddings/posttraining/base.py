@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -39,6 +39,10 @@ class PostTraining(EmbeddingBackend[C]):
         Raises:
             UserError: the method needs counts that are not known.
         """
+
+    def array(self, name: str) -> Tensor:
+        """A stored array: a buffer or, while its floats are trained on, a parameter."""
+        return cast(Tensor, getattr(self, name))
 
     @classmethod
     def filled(cls, spec: GroupSpec, config: C, arrays: Mapping[str, Tensor]) -> Self:

@@ -62,11 +62,11 @@ class QuantizedSVD(PostTraining[QuantizedSVDConfig]):
         bits, rank = self.config.bits, self.config.rank
         assert rank is not None
         if not self._is_coded(t):
-            return self.get_buffer(f"rows_{t}").index_select(0, ids)
-        codes = _CODES[bits].unpack(self.get_buffer(f"codes_{t}").index_select(0, ids), rank)
-        scale = self.get_buffer(f"scale_{t}").index_select(0, ids).float()[:, None]
+            return self.array(f"rows_{t}").index_select(0, ids)
+        codes = _CODES[bits].unpack(self.array(f"codes_{t}").index_select(0, ids), rank)
+        scale = self.array(f"scale_{t}").index_select(0, ids).float()[:, None]
         factor = (codes.float() - 2 ** (bits - 1)) * scale
-        return project(factor, self.get_buffer(f"basis_{t}")[None], [ids.shape[0]])
+        return project(factor, self.array(f"basis_{t}")[None], [ids.shape[0]])
 
     def _is_coded(self, t: int) -> bool:
         rank = self.config.rank
@@ -97,17 +97,17 @@ class QuantizedSVD(PostTraining[QuantizedSVDConfig]):
         bits, rank, coded = self.config.bits, self.config.rank, self._is_coded(t)
         if coded:
             basis = spectrum(trained, t, weights)[1][:, :rank].to(trained.device)
-            self.get_buffer(f"basis_{t}").copy_(basis.t())
+            self.array(f"basis_{t}").copy_(basis.t())
         at = 0
         for rows in trained.rows(t):
             place = slice(at, at + len(rows))
             if coded:
                 factor = (rows.double() @ basis).float()
                 codes, scale, _ = quantise(factor, bits, symmetric=True, dtype=torch.float16)
-                self.get_buffer(f"codes_{t}")[place] = _CODES[bits].pack(codes)
-                self.get_buffer(f"scale_{t}")[place] = scale.half()
+                self.array(f"codes_{t}")[place] = _CODES[bits].pack(codes)
+                self.array(f"scale_{t}")[place] = scale.half()
             else:
-                self.get_buffer(f"rows_{t}")[place] = rows
+                self.array(f"rows_{t}")[place] = rows
             at += len(rows)
 
     def describe(self) -> list[FieldReport]:
