@@ -236,17 +236,33 @@ def compact(
         str | None, typer.Option(help="Memory for the method's result: a ratio such as 0.1, or bytes such as 20MB.")
     ] = None,
     option: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Option of the method; repeatable.")] = [],  # noqa: B006  typer copies it
+    finetune: Annotated[
+        list[str],
+        typer.Option(metavar="KEY=VALUE", help="Train the result on: epochs=4, learning_rate=3e-3, distil=1."),
+    ] = [],  # noqa: B006  typer copies it
     evaluate: Annotated[bool, typer.Option(help="Measure the artifact on the test split.")] = True,
     data: Annotated[Path | None, typer.Option(help="Where the run's dataset is now, if it was moved.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a finished run as an artifact: the embedding in its serving bytes, the model, the vocabularies."""
-    from recsys_emb.config import parse_options
+    """Write a finished run as an artifact: the embedding in its serving bytes, the model, the vocabularies.
+
+    With --finetune the compressed form is trained on in OUT.run, which a killed command continues.
+    """
+    from recsys_emb.config import parse_compact, parse_options
     from recsys_emb.report import artifact_table
     from recsys_emb.serving import write_artifact
+    from recsys_emb.training.continuation import compacted_run
     from recsys_emb.training.run_dir import load_run
 
-    report = write_artifact(load_run(run), out, method, budget, parse_options(option), evaluate, data)
+    options, trained = parse_options(option), load_run(run)
+    if finetune:
+        if method is None:
+            raise UserError("--finetune: trains what a post-training method made; name one with --method")
+        made = parse_compact(method, budget, options, parse_options(finetune, "--finetune"))
+        with stop_on_signals() as stop, _reporter(f"{method}, trained on", as_json) as reporter:
+            trained = compacted_run(trained, out.with_name(f"{out.name}.run"), made, reporter, data, stop)
+        method, budget, options = None, None, {}
+    report = write_artifact(trained, out, method, budget, options, evaluate, data)
     if as_json:
         _print_json({"artifact": str(out), **report})
     else:

@@ -131,6 +131,7 @@ class CompactConfig(_Section):
         if not isinstance(options, (Mapping, BackendConfig)):
             raise UserError(f"compact.options: expected a mapping of options, got {options!r}")
         with settings_written_as("compact.{}".format):
+            _a_size(data.get("budget"))
             return {**data, "options": posttraining_options(str(data["method"]), options)}
 
 
@@ -192,12 +193,23 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` texts of ``--option``, values as in YAML. Raises UserError in one line."""
+def parse_options(texts: Sequence[str], option: str = "--option") -> dict[str, Any]:
+    """``key=value`` texts of a command's option, values as in YAML. Raises UserError in one line."""
     tree: dict[str, Any] = {}
     for text in texts:
-        place(tree, text, "--option", "min_count=3", _value)
+        place(tree, text, option, "min_count=3", _value)
     return tree
+
+
+def parse_compact(
+    method: str, budget: Budget, options: Mapping[str, Any], finetune: Mapping[str, Any]
+) -> CompactConfig:
+    """The ``compact`` section that a command's options describe. Raises UserError in one line."""
+    tree = {"method": method, "budget": budget, "options": options, "finetune": finetune}
+    try:
+        return CompactConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"--{explain(error, CompactConfig).replace('finetune.', 'finetune ', 1)}") from None
 
 
 def _value(text: str) -> Any:
