@@ -110,6 +110,7 @@ def _tables(facts: dict[str, Any]) -> Iterator[Table | str]:
         f"{ids}, vocabularies {facts['vocabulary_bytes']:,} bytes, on disk {facts['bytes']:,} bytes, "
         f"{facts['rejected']} rows rejected\n"
     )
+    yield from (f"{note}\n" for note in facts["notes"])
     splits = Table("split", "rows", "click rate", "Bayes AUC", "Bayes logloss", box=None, padding=(0, 2, 0, 0))
     for split, rows in facts["rows"].items():
         bayes = facts["bayes"].get(split, {})

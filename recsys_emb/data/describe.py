@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys_emb.data.schema import CategoricalField, SequenceField
+from recsys_emb.data.sources.base import Note
 from recsys_emb.data.store import open_dataset
 
 
@@ -43,6 +44,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "rows": manifest["rows"],
         "click_rate": manifest["click_rate"],
         "rejected": manifest["rejected"],
+        "notes": [str(Note(**note)) for note in manifest["notes"]],
         "total_ids": None if hashed else sum(schema.vocabularies.values()),
         "vocabulary_bytes": manifest["vocabulary_bytes"],
         "bytes": sum(f.stat().st_size for f in dataset.path.rglob("*") if f.is_file()),

@@ -135,6 +135,26 @@ def test_reviews_of_one_second_keep_the_order_of_the_file(tmp_path: Path) -> Non
     assert frame.filter(pl.col("split") == 2)["item_history"].to_list() == [["m", "z", "a"]] * 2
 
 
+def test_exact_duplicates_are_dropped_and_counted(release_2014: Path, lists: Path) -> None:
+    """Nothing changes: no review is in the history of itself. A second purchase of an item, later, is no duplicate."""
+    _, expected, _ = _read(release_2014 / "reviews_Tiny_5.json.gz")
+    again = [json.dumps(r | {"reviewText": "edited"}) for r in _reviews()[:3]]
+    _write(release_2014 / "reviews_Tiny_5.json.gz", [json.dumps(r) for r in _reviews()] + again)
+    source, frame, rejected = _read(release_2014 / "reviews_Tiny_5.json.gz")
+    assert frame.equals(expected)
+    assert not rejected
+    assert [str(n) for n in source.notes()] == [
+        "3 of 18 reviews are exact duplicates of earlier ones and were left out (16.7%)",
+        f"2 of 15 events have no category in {release_2014 / 'meta_Tiny.json.gz'} (13.3%)",  # e and g
+    ]
+    path = lists / "Tiny.txt"
+    _, expected, _ = _read(path)
+    path.write_text(path.read_text() + "u1  a b c d e\nu5 a b\n")
+    source, frame, _ = _read(path)
+    assert frame.filter(pl.col("user_id") != "u5", label=1).equals(expected.filter(label=1))
+    assert [(n.count, n.total) for n in source.notes()] == [(1, 6), (2, 17)]
+
+
 def test_negatives_are_uniform_over_the_other_items() -> None:
     rng = np.random.default_rng(5)
     owned = [0, 3, 4, 5, 9, 29]

@@ -39,6 +39,25 @@ def test_prepare_then_describe(table: list[str | Path], tmp_path: Path) -> None:
     assert "63-bit hashes" in run("describe", tmp_path / "o")
 
 
+def test_what_is_unknown_or_left_out_is_said_on_stderr(tmp_path: Path) -> None:
+    """Five users like all items of three; the last of each is for testing, and no other row has it."""
+    lines = [f"u{u} old{u % 2} old{(u + 1) % 2} mid new" for u in range(5)]
+    (tmp_path / "Tiny.txt").write_text("\n".join([*lines, lines[0], "v a b c d e f g h", ""]))
+    (tmp_path / "Tiny_item2attributes.json").write_text('{"mid": ["x"]}')
+    done = CliRunner().invoke(app, ["prepare", "amazon", "--input", str(tmp_path / "Tiny.txt"), "--out",
+                                    str(tmp_path / "o"), "--json"], catch_exceptions=False)  # fmt: skip
+    duplicate = "1 of 7 lines are exact duplicates of earlier ones and were left out (14.3%)"
+    joined = f"23 of 28 events have no category in {tmp_path / 'Tiny_item2attributes.json'} (82.1%)"
+    warned = done.stderr.splitlines()
+    assert warned[:2] == [f"warning: {duplicate}", f"warning: {joined}"]
+    shares = json.loads(done.stdout)["oov_rate"]
+    told = {(s, f) for s in ("valid", "test") for f, share in shares[s].items() if share >= 0.5}
+    assert told
+    assert {tuple(line.split()[1:5:3]) for line in warned[2:]} == {(s, f"'{f}':") for s, f in told}
+    assert duplicate in run("describe", tmp_path / "o")
+    assert json.loads(run("describe", tmp_path / "o", "--json"))["notes"] == [duplicate, joined]
+
+
 def test_options_reach_the_source(table: list[str | Path]) -> None:
     with pytest.raises(UserError, match="label_threshold: "):
         run(*table, "--option", "label_threshold=high")

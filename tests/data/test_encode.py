@@ -23,7 +23,7 @@ from recsys_emb.data.encoder import Encoder
 from recsys_emb.data.folder import checksums
 from recsys_emb.data.hashes import hash63
 from recsys_emb.data.schema import HASHED_IDS, CategoricalField
-from recsys_emb.data.sources.base import RawFields, Rejected
+from recsys_emb.data.sources.base import DenseColumn, RawFields, Rejected
 from recsys_emb.data.store import SPLITS, Jagged, open_dataset
 from recsys_emb.data.values import canonical
 from recsys_emb.errors import UserError
@@ -137,26 +137,16 @@ def test_encoder_repeats_what_was_stored(tmp_path: Path, ids: Any) -> None:
     assert sum(done) == 300
 
 
-def test_encoder_gives_unseen_values_id_0_and_refuses_other_types(tmp_path: Path) -> None:
+def test_encoder_gives_unseen_values_id_0(tmp_path: Path) -> None:
     source = source_of(random_rows(100, seed=8))
     prepare(source, tmp_path / "out")
     encoder = Encoder.load(tmp_path / "out")
     frame = next(source.blocks()).frame.head(2)
     new = frame.with_columns(user=pl.lit("never seen"), item=pl.lit(10**15))
     assert encoder.encode(new).ids.tolist() == [[0, 0], [0, 0]]
-    with pytest.raises(UserError, match="field 'item': the values are texts, the dataset was prepared from integers"):
-        encoder.encode(frame.with_columns(item=pl.lit("text")))
+    assert encoder.encode(frame.with_columns(item=pl.lit("text"))).ids[:, 1].tolist() == [0, 0]
     with pytest.raises(UserError, match="no field 'views'"):
         encoder.encode(frame.drop("views"))
-
-
-def test_floats_are_ids_where_they_are_whole() -> None:
-    """What pandas writes for integers with gaps."""
-    values = pl.Series("user", [3.0, None, float("nan"), -1.0])
-    assert canonical(values).equals(pl.Series("user", [3, None, None, -1]))
-    for wrong in (2.5, 1e300, float("inf")):
-        with pytest.raises(UserError, match=f"field 'user': {wrong} is no id".replace("+", "[+]")):
-            canonical(pl.Series("user", [3.0, wrong]))
 
 
 @pytest.mark.parametrize("ids", ["vocabulary", "hash64"])
@@ -169,8 +159,7 @@ def test_integers_for_a_dataset_of_texts_are_the_texts_that_spell_them(tmp_path:
     expected = encoder.encode(frame).ids
     for kind in (pl.Int32, pl.Float64):
         assert encoder.encode(frame.with_columns(pl.col("user").cast(kind))).ids.equal(expected)
-    with pytest.raises(UserError, match="field 'item': the values are texts"):
-        encoder.encode(frame.with_columns(pl.col("item").cast(pl.String)))
+    assert encoder.encode(frame.with_columns(pl.col("item").cast(pl.String))).ids.equal(expected)
 
 
 def reference_hash(value: int | str) -> int:
@@ -371,11 +360,21 @@ def test_impossible_arguments(tmp_path: Path) -> None:
             prepare(source_of(random_rows(20, seed=1)), tmp_path / "out", **options)
 
 
-def test_fields_of_one_vocabulary_need_one_type(tmp_path: Path) -> None:
+def test_integers_and_texts_of_one_vocabulary_are_one_value_where_they_are_spelled_alike(tmp_path: Path) -> None:
     columns = random_rows(60, seed=13)
-    columns["history"] = [[str(v) for v in h] for h in columns["history"]]
-    with pytest.raises(UserError, match="'item' gets both integers and strings"):
-        prepare(source_of(columns), tmp_path / "out")
+    prepare(source_of(columns), tmp_path / "integers")
+    columns["history"] = [[f"{v}.0" if v % 2 else str(v) for v in h] for h in columns["history"]]
+    prepare(source_of(columns), tmp_path / "both")
+    values = {n: pl.read_ipc(tmp_path / n / "vocabularies" / "item.arrow")["value"] for n in ("integers", "both")}
+    assert values["integers"].dtype.is_integer()
+    assert values["both"].dtype == pl.String
+    for split in SPLITS:
+        read = {}
+        for name, known in values.items():
+            ids = open_dataset(tmp_path / name).split(split)
+            ours = [ids.ids[:, 1].tolist(), ids.jagged["history"].values.tolist()]
+            read[name] = [[None if v == 0 else known.cast(pl.String)[v - 1] for v in column] for column in ours]
+        assert read["integers"] == read["both"]
 
 
 def test_numbers_whose_spread_is_no_number_are_refused(tmp_path: Path) -> None:
@@ -402,3 +401,45 @@ def test_all_values_below_min_count_and_empty_lists(tmp_path: Path) -> None:
     assert len(dataset.split("train").jagged["tags"].values) == 0
     frame = next(source_of(columns).blocks()).frame
     assert int(Encoder.load(tmp_path / "out").encode(frame).ids.max()) == 0
+
+
+@pytest.mark.parametrize("transform", ["none", "standard"])
+def test_numbers_that_no_model_can_use_are_refused_in_every_split(tmp_path: Path, transform: Any) -> None:
+    raw = RawFields(dense=(DenseColumn("x", transform),), categorical=(CategoricalField(name="c", vocabulary="c"),))
+    frame = pl.DataFrame({"x": [1.0, 2.0] * 8 + [1e300], "c": [1] * 17})
+    source = MemorySource(raw, frame, [0, 1] * 8 + [0], [0] * 8 + [1] * 4 + [2] * 5)
+    with pytest.raises(UserError, match="field 'x': values too large to train with"):
+        prepare(source, tmp_path / "out")
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([0.0] * 8 + [1.0] * 8, "the train split: all rows have weight 0"),
+        ([0.0, 1.0] * 8, "the train split: all rows without a click have weight 0"),
+        ([1.0, 0.0] * 8, "the train split: all clicks have weight 0"),
+        ([1e-50] * 8 + [1.0] * 8, "the train split: all rows have weight 0"),  # float32 has no such number
+        ([1.0] * 12 + [0.0] * 4, "the test split: all rows have weight 0"),
+    ],
+)
+def test_a_split_whose_weights_leave_out_a_class_is_refused(tmp_path: Path, weights: list[float], message: str) -> None:
+    raw = RawFields(categorical=(CategoricalField(name="c", vocabulary="c"),), weighted=True)
+    split = [0] * 8 + [1] * 4 + [2] * 4
+    source = MemorySource(raw, pl.DataFrame({"c": [1] * 16}), [0, 1] * 8, split, weights)
+    with pytest.raises(UserError, match=f"^{message}, so nothing is learnt or measured of them; check weight$"):
+        prepare(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_some_weights_may_be_zero(tmp_path: Path) -> None:
+    raw = RawFields(categorical=(CategoricalField(name="c", vocabulary="c"),), weighted=True)
+    split = [0] * 8 + [1] * 4 + [2] * 4
+    prepare(
+        MemorySource(raw, pl.DataFrame({"c": [1] * 16}), [0, 1] * 8, split, [0.0, 0.0, 2.0, 1.0] * 4), tmp_path / "out"
+    )
+    weights = open_dataset(tmp_path / "out").split("valid").weights
+    assert weights is not None
+    assert weights.tolist() == [0, 0, 2, 1]

@@ -56,6 +56,44 @@ def test_published_files(published: Path) -> None:
     assert fields.user == "user_id"
 
 
+def test_ratings_without_a_user_or_a_movie_are_counted(published: Path) -> None:
+    """Of four ratings that are no 3, one is of user 3 and one of movie 12."""
+    source, *_ = _read(published)
+    users, movies = published / "users.dat", published / "movies.dat"
+    assert [str(note) for note in source.notes()] == [
+        f"1 of 4 ratings have no gender, age, occupation, zip: no user_id like theirs in {users} (25.0%)",
+        f"1 of 4 ratings have no genres, year: no item_id like theirs in {movies} (25.0%)",
+    ]
+    users.write_text(_lines(USERS[:1]), encoding="latin-1")  # cut short
+    assert len(list(source.inputs())) == 1
+    assert [(note.count, note.total) for note in source.notes()] == [(3, 5), (1, 5)]
+    users.write_text(_lines([*USERS, (3, "F", 1, 1, "1")]), encoding="latin-1")
+    movies.write_text(_lines([*MOVIES, (12, "x", "y")]), encoding="latin-1")
+    assert len(list(source.blocks())) == 1
+    assert source.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("user_id", [1.5] * 5, "column 'user_id': 1.5 is no id"),
+        ("item_id", [[1]] * 5, "column 'item_id' is large_list<item: int64>; categorical takes"),
+        ("rating", [{"stars": 1}] * 5, "column 'rating' is struct<stars: int64>; label takes"),
+    ],
+)
+def test_a_parquet_column_of_a_type_that_is_not_taken(
+    published: Path, tmp_path: Path, column: str, values: list, message: str
+) -> None:
+    ratings = pl.DataFrame(RATINGS, schema=["user_id", "item_id", "rating"], orient="row")
+    (published / "ratings.dat").unlink()
+    ratings.with_columns(pl.Series(column, values)).write_parquet(published / "ratings.parquet")
+    pl.DataFrame(USERS, schema=["user_id", "gender", "age", "occupation", "zip"], orient="row").write_csv(
+        published / "users.csv"
+    )
+    with pytest.raises(UserError, match=f"ratings.parquet: {message}"):
+        _read(published)
+
+
 def test_parquet_and_csv_give_the_same_rows(published: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

@@ -161,6 +161,7 @@ def test_small_chunks_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.Mon
         (changed(views="inf"), "log_views is not a number: 'inf'"),
         (changed(weight="-1"), "weight is missing or negative: '-1.0'"),
         (changed(weight=""), "weight is missing or negative: ''"),
+        (changed(weight="1e39"), "weight is too large: '1e+39'"),
         (changed(twin="1"), "twin and history differ in length"),
         (ROW[:-1], "9 columns, expected 10"),
         ([*ROW, "y"], "11 columns, expected 10"),

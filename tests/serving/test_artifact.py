@@ -74,6 +74,8 @@ def test_an_artifact_predicts_what_the_run_predicts(run_of: RunOf, tmp_path: Pat
     assert report["auc"] == run.report["auc"] == evaluate(run)["auc"]
     assert report["logit_error"] == {"max": 0.0, "mean": 0.0}
     figures = evaluate_artifact(load_artifact(tmp_path / "a"), "valid")
+    assert figures["unknown_share"] == open_dataset(run.config.data.path).unknown_share("valid")
+    assert max(figures["unknown_share"].values()) > 0
     assert {k: v for k, v in evaluate(run, "valid").items() if k != "run"} == {
         k: v for k, v in figures.items() if k != "artifact"
     }
@@ -286,8 +288,8 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda f: (f / "artifact.json").unlink(), "not an artifact"),
     (lambda f: (f / "artifact.json").write_text("{"), "cannot be read"),
     (lambda f: (f / "artifact.json").write_text("[]"), "expected a JSON object, got list"),
-    (lambda f: (f / "artifact.json").write_text("{}"), "format None, this version reads 3"),
-    (edit(lambda t: t.update(format_version=1)), "format 1, this version reads 3"),
+    (lambda f: (f / "artifact.json").write_text("{}"), "format None, this version reads 4"),
+    (edit(lambda t: t.update(format_version=1)), "format 1, this version reads 4"),
     (edit(lambda t: t.pop("schema")), "schema: missing"),
     (edit(lambda t: t.update(more=1)), "more: unknown key"),
     (edit(lambda t: t["config"]["model"].update(name="gpt")), "unknown model 'gpt'"),

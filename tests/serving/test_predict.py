@@ -252,6 +252,111 @@ def test_one_frame_from_python(table: tuple[Path, pl.DataFrame], tmp_path: Path)
         load_artifact(artifact).logits(lists.drop("user"))
 
 
+def as_lists(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows of ``table`` as a user would hand them over."""
+    split = {"tags": "|", "history": " "}
+    texts = [pl.when(pl.col(c) != "").then(pl.col(c).str.split(s)).alias(c) for c, s in split.items()]
+    return frame.select("user", "item", "price", *texts)
+
+
+def test_tables_of_every_library_are_one(table: tuple[Path, pl.DataFrame]) -> None:
+    pandas = pytest.importorskip("pandas")
+    artifact, frame = load_artifact(table[0]), as_lists(table[1][:20])
+    expected = artifact.logits(frame)
+    arrow = frame.to_arrow()
+    stored = arrow.set_column(0, "user", arrow["user"].dictionary_encode())
+    categories = pandas.DataFrame({c: frame[c].to_list() for c in frame.columns})
+    categories["item"] = categories["item"].astype("category")
+    for rows in (arrow, stored, stored.to_batches()[0], categories, frame.to_dict(), frame.to_dict(as_series=False)):
+        np.testing.assert_array_equal(artifact.logits(rows), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"price": [float("inf")]}, r"field 'price': inf in row 0 \(from 0\) is not a finite number"),
+        ({"price": [1e300]}, r"field 'price': the number in row 0 \(from 0\) is too large"),
+        ({"price": ["cheap"]}, "field 'price': 'cheap' in row 0 .* is not a finite number"),
+        ({"price": [[1.0]]}, "field 'price' is large_list<item: double>; dense takes boolean, integer, float"),
+        ({"user": [{"id": 1}]}, "field 'user' is struct<id: int64>; categorical takes"),
+        ({"user": [2.5]}, "field 'user': 2.5 is no id"),
+        ({"user": [2.0**60]}, r"field 'user': .* is no id: from 2\^53 on several integers are one float64"),
+        ({"user": [object()]}, "field 'user' is Object; categorical takes"),
+        ({"tags": ["a|b"]}, "field 'tags' is large_string; multi_valued takes lists"),
+        ({"history": [[["a"]]]}, "field 'history' is large_list<item: large_list<item: large_string>>; sequence takes"),
+        ({"item": [1, "a"]}, "field 'item': the values make no column of one type"),
+        ({"item": ["a", "b"]}, "the rows: the columns make no table"),
+    ],
+)
+def test_rows_that_cannot_be_predicted(table: tuple[Path, pl.DataFrame], change: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {"user": ["u1"], "item": ["i1"], "price": [1.0], "tags": [["t1"]], "history": [["i2"]]}
+    artifact = load_artifact(table[0])
+    assert np.isfinite(artifact.logits(good)).all()
+    with pytest.raises(UserError, match=f"^{message}") as error:
+        artifact.logits({**good, **change})
+    assert "\n" not in str(error.value)
+    for rows, what in (([1], "list"), ("x", "str")):
+        with pytest.raises(UserError, match=f"the rows are a {what}; give a polars, pandas or Arrow table"):
+            artifact.logits(rows)
+
+
+def test_numbers_in_other_forms_are_the_same_numbers(table: tuple[Path, pl.DataFrame]) -> None:
+    artifact, frame = load_artifact(table[0]), as_lists(table[1][:4]).with_columns(price=pl.Series([1, 0, None, 1]))
+    expected = artifact.logits(frame)
+    for price in (
+        pl.Series([True, False, None, True]),
+        pl.Series([" 1", "0.0", "NaN", "1e0"]),
+        pl.Series([1.0, -0.0, float("nan"), 1.0]),
+        pl.Series(["1", "0", None, "1"], dtype=pl.Categorical),
+    ):
+        np.testing.assert_array_equal(artifact.logits(frame.with_columns(price=price)), expected)
+
+
+def test_aligned_sequences_of_unlike_lengths_are_refused(tmp_path: Path) -> None:
+    """As prepare does: one row's categories would go to another's items."""
+    rows = [f"{i % 2},i{i % 4},c{i % 2},i1 i2 i3,c1 c0 c1" for i in range(90)]
+    (tmp_path / "t.csv").write_text("y,item,category,items,categories\n" + "\n".join(rows) + "\n")
+    sequences = [
+        {"name": "items", "target": "item", "separator": " ", "max_length": 2},
+        {"name": "categories", "target": "category", "separator": " ", "max_length": 2, "aligned_with": "items"},
+    ]
+    schema = {"label": "y", "categorical": ["item", "category"], "sequences": sequences}
+    artifact = load_artifact(artifact_of("table", tmp_path / "t.csv", tmp_path, schema))
+    good = {
+        "item": ["i1", "i1"],
+        "category": ["c1", "c1"],
+        "items": [["i1", "i2"], []],
+        "categories": [["c1", "c0"], []],
+    }
+    assert len(artifact.logits(good)) == 2
+    assert len(artifact.logits({**good, "categories": [["c1", "c0"], None]})) == 2
+    for items, categories in (
+        ([["i1", "i2", "i3"], ["i0"]], [["c1", "c0"], ["c0", "c1", "c0"]]),  # as many values in all
+        ([["i1", "i2", "i3"], []], [["c1", "c0"], []]),  # as many that are kept
+    ):
+        with pytest.raises(UserError, match=r"'categories': rows differ in length from 'items', .* row 0 .*: 2 .* 3$"):
+            artifact.logits({**good, "items": items, "categories": categories})
+
+
+# -- values that training has not seen --------------------------------------------------------------------------------
+
+
+def test_unknown_values_are_counted_by_field(table: tuple[Path, pl.DataFrame], tmp_path: Path) -> None:
+    artifact, frame = table
+    train = frame.filter(pl.col("part") == "train")
+    new = frame.with_columns(
+        user=pl.lit("somebody"), item=pl.when(pl.col("price") > 0).then(pl.lit("?")).otherwise("item")
+    )
+    new.write_csv(tmp_path / "new.csv")
+    done = predict_file(load_artifact(artifact), tmp_path / "new.csv", tmp_path / "p.parquet")
+    share = done["unknown_share"]
+    known = set(train["item"]) | {v for row in train["history"] for v in row.split(" ")}
+    assert share["user"] == 1
+    assert share["item"] == pytest.approx(sum(v not in known for v in new["item"]) / len(new))
+    assert share["tags"] == 0
+    assert done["notes"] == []
+
+
 def test_avazu_without_clicks(tmp_path: Path) -> None:
     from recsys_emb.data.sources.avazu import FIELDS
 
@@ -361,9 +466,20 @@ def test_the_commands(
     assert report["backend"] == "full+prune"
     assert json.loads(typed("evaluate", out, "--json")[1])["auc"] == report["auc"]
     assert json.loads(typed("compare", run, out, "--json")[1])["runs"][0]["n"] == 1
-    code, text, _ = typed("predict", out, "--input", train, "--out", tmp_path / "p.parquet", "--batch-size", 100)
+    code, text, warned = typed("predict", out, "--input", train, "--out", tmp_path / "p.parquet", "--batch-size", 100)
     assert code == 0
     assert "600 rows" in text
+    assert not warned
+    strange = [line[: line.index("\t") + 1] + "\t" * 12 + "\tffffffff" * 26 for line in criteo_lines()]
+    write_lines(tmp_path / "strange.txt", strange)
+    code, text, warned = typed(
+        "predict", out, "--input", tmp_path / "strange.txt", "--out", tmp_path / "s.parquet", "--json"
+    )
+    assert code == 0
+    assert set(json.loads(text)["unknown_share"].values()) == {1.0}
+    assert [line[: line.index(";")] for line in warned.splitlines()] == [
+        f"warning: field 'C{i}': all values are unknown" for i in range(1, 27)
+    ]
     code, text, _ = typed("compact", run, "--out", tmp_path / "b", "--method", "int4", "--no-evaluate")
     assert code == 0
     assert "full+int4" in text

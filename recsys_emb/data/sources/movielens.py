@@ -9,10 +9,12 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from recsys_emb.data.column_types import check_type
 from recsys_emb.data.schema import CategoricalField
 from recsys_emb.data.sources._files import read_chunks
 from recsys_emb.data.sources._splits import Ratios
 from recsys_emb.data.sources.base import Block, Note, RawFields, Rejected, Source, SourceOptions, random_split, register
+from recsys_emb.data.values import canonical
 from recsys_emb.errors import UserError
 
 BLOCK_ROWS = 1 << 18
@@ -152,6 +154,12 @@ def _named(table: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataFr
     missing = [c for c in columns if c not in table.columns]
     if missing:
         raise UserError(f"{path}: no column {missing[0]!r}; it has {', '.join(table.columns)}")
+    for column in columns:
+        where = f"{path}: column {column!r}"
+        if column == "rating":
+            check_type("label", table[column].dtype, where)
+        else:
+            table = table.with_columns(canonical(table[column], where))
     text = pl.concat_str([pl.col(c).cast(pl.String) for c in columns], separator=",", ignore_nulls=True)
     offset = 2 if path.suffix == ".csv" else 1
     rows = table.select(*columns, text=text, reason=pl.lit(None, pl.String)).with_row_index("line", offset=offset)
