@@ -18,6 +18,7 @@ from recsys_emb.allocator import keep_freed_memory
 from recsys_emb.data import describe as describing
 from recsys_emb.data.encode import Ids, prepare
 from recsys_emb.data.encode import Progress as Report
+from recsys_emb.data.like import open_reference
 from recsys_emb.data.options import make_source
 from recsys_emb.data.sources.base import Note, source_registry
 from recsys_emb.data.unknown import unknown_warnings
@@ -54,12 +55,18 @@ def prepare_command(
     ids: Annotated[
         Ids, typer.Option(help="vocabulary: ids by falling count; hash64: 63-bit hashes, no vocabulary.")
     ] = "vocabulary",
+    like: Annotated[
+        Path | None,
+        typer.Option(help="A prepared dataset or an artifact: its vocabularies, statistics and options are used."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a prepared dataset.")] = False,
     max_rejected: Annotated[float, typer.Option(help="Share of malformed rows above which nothing is made.")] = 0.01,
     as_json: AsJson = False,
 ) -> None:
     """Turn raw click logs into a dataset that trains without parsing."""
-    read = make_source(source, input, schema, option or [])
+    reference = None if like is None else open_reference(like)
+    base = reference.rows.options if reference is not None and reference.rows.source == source else None
+    read = make_source(source, input, schema, option or [], base)
     keep_freed_memory()
     with show_progress(quiet=as_json) as report:
         manifest = prepare(
@@ -68,6 +75,7 @@ def prepare_command(
             name=name,
             min_count=min_count,
             ids=ids,
+            like=reference,
             overwrite=overwrite,
             max_rejected=max_rejected,
             progress=report,

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from recsys_emb.data.dense import DenseStatistics, FittedDense, standardise, transform
 from recsys_emb.data.folder import building, checksums
+from recsys_emb.data.like import Reference, ReferenceIds
 from recsys_emb.data.lists import check_aligned, flatten
 from recsys_emb.data.rejects import RejectLog
 from recsys_emb.data.schema import HASHED_IDS, CategoricalField, DatasetSchema, SequenceField
@@ -46,6 +47,7 @@ def prepare(
     name: str | None = None,
     min_count: int = 1,
     ids: Ids = "vocabulary",
+    like: Reference | None = None,
     overwrite: bool = False,
     max_rejected: float = 0.01,
     progress: Progress | None = None,
@@ -58,6 +60,8 @@ def prepare(
         name: what reports call the dataset; the source's name when absent.
         min_count: values that occur less often in the training split get id 0.
         ids: ``vocabulary``, ids 1, 2, ... by falling training count; ``hash64``, 63-bit hashes and no vocabulary.
+        like: encode with the vocabularies and the dense statistics of another; then ``min_count`` and ``ids`` are its
+            own, and splits may be empty.
         overwrite: replace a prepared dataset at ``out``.
         max_rejected: share of malformed rows from which on preparing is refused.
         progress: told of the rows done.
@@ -66,12 +70,16 @@ def prepare(
         The manifest, as written to ``dataset.json``.
 
     Raises:
-        UserError: ``out`` exists, too many malformed rows, no rows, or a split without rows or with one class.
+        UserError: ``out`` exists, too many malformed rows, no rows, a split without rows or with one class, or fields
+            that are not those of ``like``.
     """
     if min_count < 1:
         raise UserError(f"--min-count {min_count}: must be 1 or more")
     if ids == "hash64" and min_count > 1:
         raise UserError(f"--min-count {min_count}: hash64 ids keep no counts; leave it out or use --ids vocabulary")
+    if like is not None and (min_count > 1 or ids not in ("vocabulary", like.schema.ids)):
+        raise UserError(f"--like {like.path}: ids are those of its vocabularies; leave out --min-count and --ids")
+    fields = source.fields() if like is None else like.check(source.fields())
     started = time.perf_counter()
     report = progress or (lambda stage, rows, total: None)
     kept_at = out.with_name(f"{out.name}.rejected.tsv")
@@ -79,14 +87,18 @@ def prepare(
         scratch = folder / "scratch"
         scratch.mkdir()
         with RejectLog(folder / "rejected.tsv", max_rejected, kept_at) as rejects:
-            first = _FirstPass(source.fields(), scratch)
+            first = _FirstPass(fields, scratch)
             first.read(source, rejects, report)
             rejects.check(first.rows, done=True)
-        _check_splits(source.name, first.rows_of, first.clicks_of)
-        _check_weights(first.weighing_of)
-        vocabularies = _Ids(first.spools, scratch, min_count, ids)
+        _check_splits(source.name, first.rows_of, first.clicks_of, may_be_empty=like is not None)
+        if like is None:
+            _check_weights(first.weighing_of)
+        vocabularies: _Ids | ReferenceIds
+        if like is None:
+            vocabularies, dense = _Ids(first.spools, scratch, min_count, ids), first.statistics.fit()
+        else:
+            vocabularies, dense = ReferenceIds(like, first.spools), list(like.rows.dense)
         schema = _schema(first.fields, vocabularies)
-        dense = first.statistics.fit()
         oov = _write_splits(folder, schema, dense, first, vocabularies, report)
         vocabulary_bytes = vocabularies.write(folder)
         shutil.rmtree(scratch)
@@ -97,10 +109,11 @@ def prepare(
             "source": source.name,
             "options": source.options.model_dump(mode="json"),
             "min_count": min_count,
-            "ids": ids,
+            "ids": schema.ids,
+            "like": None if like is None else str(like.path),
             "files": [{"path": str(f), "bytes": f.stat().st_size} for f in source.files()],
             "rows": dict(zip(SPLITS, first.rows_of.tolist())),
-            "click_rate": dict(zip(SPLITS, (first.clicks_of / first.rows_of).tolist())),
+            "click_rate": dict(zip(SPLITS, (first.clicks_of / np.maximum(first.rows_of, 1)).tolist())),
             "rejected": rejects.count,
             "oov_rate": oov,
             "vocabulary_bytes": vocabulary_bytes,
@@ -245,7 +258,7 @@ class _Ids:
         )
 
 
-def _schema(fields: RawFields, ids: _Ids) -> DatasetSchema:
+def _schema(fields: RawFields, ids: _Ids | ReferenceIds) -> DatasetSchema:
     return DatasetSchema(
         dense=tuple(d.name for d in fields.dense),
         categorical=fields.categorical,
@@ -258,14 +271,17 @@ def _schema(fields: RawFields, ids: _Ids) -> DatasetSchema:
     )
 
 
-def _check_splits(source: str, rows: np.ndarray, clicks: np.ndarray) -> None:
+def _check_splits(source: str, rows: np.ndarray, clicks: np.ndarray, may_be_empty: bool) -> None:
     if not rows.sum():
         raise UserError(f"source {source!r}: no rows; check --input")
+    if may_be_empty:
+        return
     counts = ", ".join(f"{s} {n}" for s, n in zip(SPLITS, rows.tolist()))
     for split, n, ones in zip(SPLITS, rows.tolist(), clicks.tolist()):
         if n == 0:
             raise UserError(
-                f"the {split} split has no rows (rows: {counts}); change the split options or give more rows"
+                f"the {split} split has no rows (rows: {counts}); change the split options, give more rows, or prepare "
+                "them with the vocabularies of another dataset, --like DATASET_OR_ARTIFACT"
             )
         if ones in (0, n):
             what = "no clicks" if ones == 0 else "only clicks"
@@ -290,7 +306,7 @@ def _write_splits(
     schema: DatasetSchema,
     dense: list[FittedDense],
     first: _FirstPass,
-    vocabularies: _Ids,
+    vocabularies: _Ids | ReferenceIds,
     report: Progress,
 ) -> dict[str, dict[str, float]]:
     """The second pass. Returns the share of values with id 0 per split and field."""
@@ -315,7 +331,7 @@ def _check_finite(scaled: np.ndarray, dense: list[FittedDense]) -> None:
 
 
 def _encoded(
-    first: _FirstPass, vocabularies: _Ids
+    first: _FirstPass, vocabularies: _Ids | ReferenceIds
 ) -> Iterator[tuple[SpooledBlock, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]]:
     """The spooled blocks with the ids of their fields, as SplitWriter takes them."""
     ids_of = vocabularies.by_block()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def make_source(
     path: Path | None = None,
     schema: Path | None = None,
     options: Sequence[str] | Mapping[str, Any] = (),
+    base: Mapping[str, Any] | None = None,
 ) -> Source:
     """The source ``name`` with its options.
 
@@ -30,6 +32,7 @@ def make_source(
         schema: a YAML file of options; for ``table`` it describes the columns.
         options: texts ``key=value`` or ``key.key=value``, values as in YAML; or a mapping, such as the ``options`` of a
             prepared dataset's manifest. They go before those of ``schema``.
+        base: options that stand where there is no ``schema``; those of a dataset that this one is prepared like.
 
     Raises:
         UserError: unknown source, unknown option or value of the wrong type, no input, unreadable schema.
@@ -39,7 +42,10 @@ def make_source(
         raise UserError(f"source {name!r} reads files: pass --input PATH")
     if not cls.needs_input and path is not None:
         raise UserError(f"source {name!r} makes its rows itself: leave out --input")
-    tree = {} if schema is None else read_yaml(schema, "--schema", "keys such as label, categorical and split")
+    if schema is None:
+        tree = deepcopy(dict(base or {}))
+    else:
+        tree = read_yaml(schema, "--schema", "keys such as label, categorical and split")
     if isinstance(options, Mapping):
         tree.update(options)
     else:

@@ -17,9 +17,6 @@ DIR/
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -30,6 +27,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from recsys_emb.data.encoding import Encoding
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line, read_json, read_json_as
@@ -140,9 +138,14 @@ class EncodedDataset:
         return self.manifest.get("name") or self.manifest.get("source", self.path.name)
 
     @property
+    def encoding(self) -> Encoding:
+        """What gives raw rows their ids and scales."""
+        return Encoding(self.schema, self.manifest.get("dense"), self.manifest.get("checksums", {}))
+
+    @property
     def fingerprint(self) -> str:
-        """See :func:`fingerprint`."""
-        return fingerprint(self.manifest.get("checksums", {}), self.manifest.get("dense"))
+        """That of ``encoding``."""
+        return self.encoding.fingerprint
 
     @property
     def bayes(self) -> dict[str, dict[str, float]]:
@@ -185,18 +188,6 @@ class EncodedDataset:
     def stats(self) -> dict[str, np.ndarray]:
         """``counts`` of every vocabulary by name; nothing where ids are hashes, which have no list."""
         return {} if self.schema.ids == "hash64" else {name: self.counts(name) for name in self.schema.vocabularies}
-
-
-def fingerprint(checksums: Mapping[str, str], dense: list[dict[str, Any]] | None) -> str:
-    """Of all that gives raw values their ids and dense values their scale: equal sizes are not enough.
-
-    Args:
-        checksums: of files by relative path; those of vocabularies count.
-        dense: what was fitted on each dense field.
-    """
-    vocabularies = {k: v for k, v in checksums.items() if k.startswith("vocabularies/")}
-    text = json.dumps([vocabularies, dense], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def open_dataset(path: str | Path) -> EncodedDataset:

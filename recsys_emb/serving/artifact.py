@@ -25,12 +25,13 @@ from torch import Tensor
 
 from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.data.batches import BatchLoader
-from recsys_emb.data.dense import FittedDense
 from recsys_emb.data.encoder import Encoder
+from recsys_emb.data.encoding import Encoding
 from recsys_emb.data.folder import checksum
 from recsys_emb.data.frame import to_frame
+from recsys_emb.data.like import ARTIFACT_MANIFEST, RawRows
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.data.store import Split, fingerprint
+from recsys_emb.data.store import Split
 from recsys_emb.data.vocabulary import ValueIndex
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.fields import group_spec
@@ -46,22 +47,13 @@ from recsys_emb.validation import explain
 FORMAT_VERSION = 4
 """4: texts of one value, such as 3 and 3.0, are one id (data/values.py). 3: narrow rows are kept as they are; 2 divided
 them by a factor of their width."""
-EMBEDDING, DENSE, MANIFEST, REPORT = "embedding.safetensors", "dense.safetensors", "artifact.json", "report.json"
+EMBEDDING, DENSE, MANIFEST, REPORT = "embedding.safetensors", "dense.safetensors", ARTIFACT_MANIFEST, "report.json"
 BACKEND_PREFIX = "embedding.backend."
 """Of the keys of a model's ``state_dict`` that belong to the embedding."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RawRows(_Strict):
-    """What turns rows of the source's format into the model's input, vocabularies aside."""
-
-    dataset: str
-    source: str
-    options: dict[str, Any]
-    dense: tuple[FittedDense, ...] = ()
 
 
 class Manifest(_Strict):
@@ -104,9 +96,10 @@ class Artifact:
         return self.manifest.fields
 
     @property
-    def fingerprint(self) -> str:
-        """That of the dataset that the run was trained on (``EncodedDataset.fingerprint``)."""
-        return fingerprint(self.manifest.checksums, [d.model_dump(mode="json") for d in self.manifest.rows.dense])
+    def encoding(self) -> Encoding:
+        """That of the dataset that the run was trained on."""
+        dense = [d.model_dump(mode="json") for d in self.manifest.rows.dense]
+        return Encoding(self.schema, dense, self.manifest.checksums)
 
     @property
     def backend(self) -> EmbeddingBackend[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from recsys_emb.data.folder import checksum
+from recsys_emb.data.like import RawRows
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.budget import Budget
@@ -27,7 +28,6 @@ from recsys_emb.serving.artifact import (
     MANIFEST,
     REPORT,
     Manifest,
-    RawRows,
     arrays,
     dense_arrays,
     load_artifact,

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from recsys_emb.data.like import how_to_prepare_like
 from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
@@ -33,8 +34,9 @@ def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None
     if data is None and not path.exists():
         raise UserError(f"{artifact.path}: its dataset {path} is not on this machine; pass --data DIR")
     dataset = open_dataset(path)
-    if dataset.schema != artifact.schema or dataset.fingerprint != artifact.fingerprint:
-        raise UserError(f"{dataset.path}: its fields or vocabularies differ from those of {artifact.path}")
+    if wrong := artifact.encoding.difference(dataset.encoding):
+        how = how_to_prepare_like(artifact.path)
+        raise UserError(f"{dataset.path} was not prepared like {artifact.path}: {wrong}; {how}")
     runtime.configure(artifact.config.seed, artifact.manifest.precision)
     predicted = predict_split(artifact.model, dataset, split, artifact.config, artifact.manifest.precision)
     task = task_of(artifact.config)

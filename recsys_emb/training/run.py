@@ -55,8 +55,12 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     """Sizes the embedding; allocates nothing.
 
     Raises:
-        UserError: model and dataset do not fit together, or the budget is out of reach.
+        UserError: the dataset has no rows to train on, model and dataset do not fit together, or the budget is out of
+            reach.
     """
+    for split in ("train", "valid"):
+        if not len(dataset.split(split)):
+            raise UserError(f"data.path {dataset.path}: the {split} split has no rows; it can only be evaluated")
     model = model_registry.get(config.model.name)
     model.check(config.model, dataset.schema)
     spec = group_of(config, dataset.schema)

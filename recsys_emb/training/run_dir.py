@@ -4,7 +4,7 @@ RUN/
   config.yaml        the resolved config; `train` takes it as it is
   env.json           versions and machine
   schema.json        the dataset's fields
-  dataset.json       where the dataset was, and the fingerprint of its vocabularies
+  dataset.json       where the dataset was, and its vocabularies' checksums
   embedding.json     per stage: the backend and its planned sizes
   metrics.jsonl      one JSON object a line: {"event": "train" | "eval" | "search", "stage", "step", "epoch", ...}
   tensorboard/       the same for TensorBoard
@@ -25,6 +25,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from recsys_emb.config import RunConfig, dump_config, load_config
+from recsys_emb.data.encoding import Encoding
+from recsys_emb.data.like import how_to_prepare_like
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.errors import UserError
@@ -51,7 +53,8 @@ class RunDir:
             write_json(path / "env.json", environment())
             write_json(path / "schema.json", dataset.schema.model_dump(mode="json"))
             facts = {"path": str(dataset.path.resolve()), "name": dataset.name, "fingerprint": dataset.fingerprint}
-            write_json(path / "dataset.json", facts)
+            known = {"dense": dataset.encoding.dense, "checksums": dataset.encoding.vocabularies}
+            write_json(path / "dataset.json", {**facts, **known})
             write_text(path / "config.yaml", dump_config(config))  # last: it is what makes the folder a run
         except OSError as error:
             raise UserError(f"--out {path}: cannot be written ({error.strerror})") from None
@@ -90,11 +93,15 @@ class RunDir:
 
     def check_dataset(self, dataset: EncodedDataset) -> None:
         """Raises UserError unless the run's ids mean in ``dataset`` what they meant in training."""
-        known = read_json(self.path / "dataset.json").get("fingerprint")
-        if dataset.schema != self.schema or dataset.fingerprint != known:
-            raise UserError(
-                f"{dataset.path}: its fields or vocabularies differ from those that {self.path} was trained on"
-            )
+        known, schema = read_json(self.path / "dataset.json"), self.schema
+        if dataset.schema == schema and dataset.fingerprint == known.get("fingerprint"):
+            return
+        encoding = Encoding(schema, known.get("dense"), known.get("checksums", {}))
+        wrong = encoding.difference(dataset.encoding)
+        raise UserError(
+            f"{dataset.path} was not prepared like the dataset that {self.path} was trained on: {wrong}; "
+            f"{how_to_prepare_like(known.get('path', 'DATASET'))}"
+        )
 
     @property
     def done(self) -> bool:

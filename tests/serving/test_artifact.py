@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from recsys_emb import load_artifact
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.folder import checksum
+from recsys_emb.data.like import open_reference
 from recsys_emb.data.options import make_source
 from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.base import backend_registry
@@ -148,9 +149,19 @@ def test_a_dataset_of_other_values_is_refused(tmp_path: Path) -> None:
     write_artifact(run, tmp_path / "a")
     artifact = load_artifact(tmp_path / "a")
     assert evaluate_artifact(artifact, data=data("same"))["auc"] == run.report["auc"]
-    for other in (data("values", letters="xyz"), data("scale", step=2.0)):
-        with pytest.raises(UserError, match=f"{other}: its .* vocabularies differ from those of {artifact.path}"):
-            evaluate_artifact(artifact, data=other)
+    values, scale = data("values", letters="xyz"), data("scale", step=2.0)
+    for other, what in ((values, "vocabulary 'letter' holds other values"), (scale, "'x' is scaled by other stat")):
+        for evaluated in (
+            lambda other: evaluate_artifact(artifact, data=other),
+            lambda other: evaluate(run, data=other),
+        ):
+            with pytest.raises(UserError, match=f"{other} was not prepared like .*: .*{what}.*--like ") as error:
+                evaluated(other)
+            assert "\n" not in str(error.value)
+    raw = make_source("table", tmp_path / "values.csv", options=artifact.manifest.rows.options)
+    prepare(raw, tmp_path / "like", like=open_reference(artifact.path))
+    assert evaluate_artifact(artifact, data=tmp_path / "like")["rows"] == 10
+    assert evaluate(run, data=tmp_path / "like")["rows"] == 10
 
 
 def artifact_rows(data: Path) -> Any:

@@ -55,8 +55,12 @@ class SequenceSpec(_Column):
 
 
 class SplitSpec(SourceOptions):
-    """How rows go to the splits: by a ``column`` of train, valid and test; by ``time``; else at random."""
+    """How rows go to the splits: ``all`` to one, by a ``column`` of train, valid and test, by ``time``, else at random.
 
+    A bare text in the YAML is the one split of all rows.
+    """
+
+    all: Literal["train", "valid", "test"] | None = Field(None, description="the split of every row; or split: test")
     column: str | None = Field(None, description="a column with the values train, valid and test")
     time: str | None = Field(None, description="a column to order the rows by, oldest first")
     time_format: str | None = Field(
@@ -65,10 +69,16 @@ class SplitSpec(SourceOptions):
     ratios: Ratios = Field((0.8, 0.1, 0.1), description="relative sizes of train, valid and test")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of a random split")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_split(cls, data: Any) -> Any:
+        return {"all": data} if isinstance(data, str) else data
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.column is not None and self.time is not None:
-            raise ValueError("give column or time, not both")
+        ways = [way for way in ("all", "column", "time") if getattr(self, way) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"give {ways[0]} or {ways[1]}, not both")
         if self.time_format is not None and self.time is None:
             raise ValueError("time_format says how the texts of time are written; give time too")
         return self
@@ -85,7 +95,7 @@ class TableOptions(SourceOptions):
     sequences: tuple[SequenceSpec, ...] = Field((), description="behaviour histories, oldest first")
     weight: str | None = Field(None, description="column of sample weights")
     user: str | None = Field(None, description="categorical field that GAUC groups by")
-    split: SplitSpec = Field(SplitSpec(), description="by column, by time or at random")
+    split: SplitSpec = Field(SplitSpec(), description="all in one, by column, by time or at random")
     separator: str | None = Field(None, description="of a text file; by its name when absent: tab for .tsv, else comma")
     null_values: tuple[str, ...] = Field((), description="texts that mean a missing value, beside the empty one")
 

@@ -72,6 +72,8 @@ class Table(Source):
                 codes = by_time.codes(frame[_TIME].to_numpy())
             elif spec.column is not None:
                 codes = frame[_SPLIT].to_numpy()
+            elif spec.all is not None:
+                codes = np.full(len(frame), SPLITS.index(spec.all), np.uint8)
             else:
                 codes = at_random.codes(len(frame))
             weights = frame[_WEIGHT].to_numpy() if self.options.weight is not None else None
