@@ -294,7 +294,7 @@ def make_embedding_bag_collection(
     """
     _check_configs(tables, EmbeddingBagConfig)
     device = torch.get_default_device() if device is None else torch.device(device)
-    with settings_written_as(_argument):
+    with settings_written_as(_argument), torch.device("cpu"):  # numbers of tables, whatever torch's default
         groups = Groups(tables, backend, budget, stats, device, options)
     return BackendEmbeddingBagCollection(groups, tables, is_weighted, device)
 
@@ -314,6 +314,6 @@ def make_embedding_collection(
     if len(widths) != 1:
         raise ValueError(f"all tables of an EmbeddingCollection have one embedding_dim, got {widths}")
     device = torch.get_default_device() if device is None else torch.device(device)
-    with settings_written_as(_argument):
+    with settings_written_as(_argument), torch.device("cpu"):  # numbers of tables, whatever torch's default
         groups = Groups(tables, backend, budget, stats, device, options)
     return BackendEmbeddingCollection(groups, tables, need_indices, device)

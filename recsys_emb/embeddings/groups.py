@@ -48,8 +48,7 @@ class Groups(nn.Module):
             plan_backend(backend, spec, share, stats, options)
             for spec, share in zip(specs, shares(budget, specs, backend, least))
         ]
-        with torch.device("cpu"):  # what is not told another device, as first rows of tables, whatever torch's default
-            self.backends = nn.ModuleList(cls(spec, config, device) for spec, (cls, config) in zip(specs, planned))
+        self.backends = nn.ModuleList(cls(spec, config, device) for spec, (cls, config) in zip(specs, planned))
         self.features = [
             [Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names] for members in self.tables
         ]
