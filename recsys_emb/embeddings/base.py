@@ -309,6 +309,14 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         finally:
             self.train(was_training)
 
+    def plain_rows(self, table: int) -> Tensor:
+        """One table's rows as they are stored, a view, float [num_embeddings, D]. Only for full tables.
+
+        Raises:
+            UserError: this backend has none.
+        """
+        raise UserError(f"embedding.backend: {self.name} stores no plain rows of {self.spec.tables[table].name!r}")
+
     def load_rows(self, table: int, rows: Tensor) -> None:
         """Takes one table's rows, float [num_embeddings, D], from elsewhere. Only for backends that store each row.
 

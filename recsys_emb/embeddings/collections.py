@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torchrec import (
     EmbeddingBagCollection,
     EmbeddingBagConfig,
@@ -17,6 +18,7 @@ from torchrec import (
     KeyedTensor,
     PoolingType,
 )
+from torchrec.fx import symbolic_trace
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollectionInterface,
@@ -43,6 +45,13 @@ class _Shared(nn.Module):
     @property
     def device(self) -> torch.device:
         return self._device
+
+    qconfig = property(fset=torchrec_io.refuse_quantisation)
+    """What a pass of ``torch.ao.quantization`` sets on every module of a model."""
+
+    def __prepare_scriptable__(self) -> GraphModule:
+        """What ``torch.jit.script`` compiles: the graph of a lookup in the present mode, on the same parameters."""
+        return symbolic_trace(self)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -129,6 +138,9 @@ class _Shared(nn.Module):
         """
         torchrec_io.load_rows(self.groups.named_tables(), state_dict)
 
+    def _plain_tables(self) -> torchrec_io.PlainTables:
+        return torchrec_io.PlainTables(self.groups.named_tables())
+
 
 class BackendEmbeddingBagCollection(_Shared, EmbeddingBagCollectionInterface):
     """TorchRec's ``EmbeddingBagCollection`` with any backend behind it.
@@ -146,11 +158,18 @@ class BackendEmbeddingBagCollection(_Shared, EmbeddingBagCollectionInterface):
         self._device = device
         names = get_embedding_names_by_table(tables)
         self._names = [n for by_table in names for n in by_table]
+        self._keys = [key for table in tables for key in table.feature_names]
         self._dims = [t.embedding_dim for t, by_table in zip(tables, names) for _ in by_table]
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """KeyedJaggedTensor of F keys x B bags -> KeyedTensor [B, sum of D]."""
-        features = torchrec_io.one_bag_per_row(maybe_td_to_kjt(features, None))
+        """KeyedJaggedTensor of F keys x B bags -> KeyedTensor [B, sum of D].
+
+        Raises:
+            KeyError: a feature is missing.
+            IndexError: an id is outside its table.
+            ValueError: features have unequal numbers of bags, and there are no inverse indices.
+        """
+        features = torchrec_io.one_bag_per_row(maybe_td_to_kjt(features, None), self._keys)
         by_table: dict[int, list[Tensor]] = {}
         for backend, keys, members in self.groups:
             looked = lookup_features(backend, keys, features, weighted=self._weighted)
@@ -159,6 +178,14 @@ class BackendEmbeddingBagCollection(_Shared, EmbeddingBagCollectionInterface):
                 by_table.setdefault(members[feature.table], []).append(pooled)
         values = torch.cat([p for i in range(len(self._configs)) for p in by_table[i]], dim=1)
         return KeyedTensor(keys=self._names, length_per_key=self._dims, values=values)
+
+    @property
+    def embedding_bags(self) -> torchrec_io.PlainTables:
+        """By table name what has its rows as ``weight``, as in TorchRec; for ``full``, whose rows are what is stored.
+
+        Raises UserError when a table of another backend is taken.
+        """
+        return self._plain_tables()
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         return self._configs
@@ -196,6 +223,14 @@ class BackendEmbeddingCollection(_Shared, EmbeddingCollectionInterface):
             name: JaggedTensor(rows, lengths=lengths, weights=ids if self._need_indices else None)
             for name, (rows, lengths, ids) in zip(names, looked.by_feature())
         }
+
+    @property
+    def embeddings(self) -> torchrec_io.PlainTables:
+        """By table name what has its rows as ``weight``, as in TorchRec; for ``full``, whose rows are what is stored.
+
+        Raises UserError when a table of another backend is taken.
+        """
+        return self._plain_tables()
 
     def embedding_configs(self) -> list[EmbeddingConfig]:
         return self._configs
@@ -247,7 +282,7 @@ def make_embedding_bag_collection(
         backend: name of a backend (``recsys_emb.list_backends()``).
         budget: ratio to the fp32 full tables, bytes, or a size such as ``"20MB"``; None for unbounded.
         stats: per table, int64 [num_embeddings] counts of the ids in training.
-        device: where the parameters are made.
+        device: where the parameters are made; None for torch's default.
         is_weighted: as in TorchRec.
         options: the backend's own options. One that has an entry per table counts the tables of one width.
 
@@ -258,9 +293,10 @@ def make_embedding_bag_collection(
         UserError: unknown backend or option, counts that do not fit a table, or a budget out of reach.
     """
     _check_configs(tables, EmbeddingBagConfig)
-    with settings_written_as(_argument):
+    device = torch.get_default_device() if device is None else torch.device(device)
+    with settings_written_as(_argument), torch.device("cpu"):  # numbers of tables, whatever torch's default
         groups = Groups(tables, backend, budget, stats, device, options)
-    return BackendEmbeddingBagCollection(groups, tables, is_weighted, torch.device(device or "cpu"))
+    return BackendEmbeddingBagCollection(groups, tables, is_weighted, device)
 
 
 def make_embedding_collection(
@@ -277,6 +313,7 @@ def make_embedding_collection(
     widths = sorted({t.embedding_dim for t in tables})
     if len(widths) != 1:
         raise ValueError(f"all tables of an EmbeddingCollection have one embedding_dim, got {widths}")
-    with settings_written_as(_argument):
+    device = torch.get_default_device() if device is None else torch.device(device)
+    with settings_written_as(_argument), torch.device("cpu"):  # numbers of tables, whatever torch's default
         groups = Groups(tables, backend, budget, stats, device, options)
-    return BackendEmbeddingCollection(groups, tables, need_indices, torch.device(device or "cpu"))
+    return BackendEmbeddingCollection(groups, tables, need_indices, device)

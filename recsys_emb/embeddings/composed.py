@@ -130,7 +130,7 @@ def project(rows: Tensor, weight: Tensor, counts: Sequence[int]) -> Tensor:
 def _project(rows: Tensor, weight: Tensor, counts: list[int]) -> Tensor:
     if torch.jit.is_scripting():
         return _times(rows, weight, counts)
-    if torch.compiler.is_exporting():
+    if rows.is_meta or torch.compiler.is_exporting():
         return _times(rows, weight, counts)
     with torch.autocast(rows.device.type, enabled=False):  # vectors are fp32 whatever the dense part uses
         return _times(rows, weight, counts)

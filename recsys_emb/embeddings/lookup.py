@@ -15,7 +15,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from recsys_emb.embeddings.base import EmbeddingBackend
-from recsys_emb.embeddings.counts import all_equal, split_ids
+from recsys_emb.embeddings.counts import split_ids
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,7 @@ class LookupResult:
     def pooled(self, means: Sequence[bool]) -> list[Tensor]:
         """Bags summed, or averaged where ``means`` says so; empty bags are zero. F tensors, float [B, D].
 
-        With weights the average is the weighted sum over the number of ids.
-
-        Raises:
-            ValueError: features have unequal numbers of bags.
+        All features have B bags. With weights the average is the weighted sum over the number of ids.
         """
         values = _pool_all(self.rows, self.lengths, self.weights, self.bags, list(means))
         return [values[i] for i in range(len(means))]
@@ -128,11 +125,6 @@ def _reordered(values: Tensor, sizes: list[int], order: list[int]) -> Tensor:
 @torch.fx.wrap
 def _pool_all(rows: Tensor, lengths: Tensor, weights: Tensor | None, bags: list[int], means: list[bool]) -> Tensor:
     """Pooled bags, float [F, B, D]."""
-    if not all_equal(bags):
-        raise ValueError(
-            "features have unequal numbers of bags, so their vectors cannot stand side by side; "
-            "give the KeyedJaggedTensor inverse_indices"
-        )
     shape = [len(bags), bags[0], rows.shape[1]]
     if weights is None and _one_each(rows, lengths):
         return rows.view(shape)

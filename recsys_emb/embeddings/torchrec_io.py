@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torchrec import KeyedJaggedTensor
+from torchrec import EmbeddingBagCollection, EmbeddingCollection, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from recsys_emb.embeddings.base import EmbeddingBackend
@@ -53,11 +56,75 @@ def _weight(state_dict: Mapping[str, Tensor], table: str) -> Tensor:
     raise UserError(f"state_dict without the rows of table {table!r}; expected {_PREFIXES[0]}.{table}.weight")
 
 
+@dataclass(frozen=True)
+class PlainTable:
+    """What ``embedding_bags[name]`` of a TorchRec collection has: ``weight``, float [num_embeddings, D]."""
+
+    weight: Tensor
+
+
+class PlainTables(Mapping[str, PlainTable]):
+    """Tables by name. Taking one raises UserError where its rows are not what is stored."""
+
+    def __init__(self, tables: Iterable[NamedTable]) -> None:
+        self._tables = {name: (backend, i) for name, backend, i in tables}
+
+    def __getitem__(self, name: str) -> PlainTable:
+        backend, i = self._tables[name]
+        try:
+            return PlainTable(backend.plain_rows(i))
+        except UserError as error:
+            raise UserError(f"{error}; a collection's to_embedding_bag_collection() makes them") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+
+def refuse_quantisation(collection: Any, config: Any) -> None:
+    """Raises UserError where a pass of ``torch.ao.quantization`` means to quantise TorchRec's collections.
+
+    Without it ``torchrec.inference.modules.quantize_embeddings`` would leave a collection of ours as it is, since such
+    a pass looks types up in a dictionary, ``qconfig_dict``, of which a module is told its own type's entry alone.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while config is None and frame is not None:
+        if frame.f_code.co_name == "_propagate_qconfig_helper":
+            types = frame.f_locals.get("qconfig_dict", ())
+            config = next((t for t in types if t in (EmbeddingBagCollection, EmbeddingCollection)), None)
+            break
+        frame = frame.f_back
+    if config is not None:
+        bags = "bag_" if hasattr(collection, "to_embedding_bag_collection") else ""
+        raise UserError(
+            f"torchrec.quant knows plain rows only; put collection.to_embedding_{bags}collection() in the place of "
+            f"{type(collection).__name__} first, or use collection.compact('int8')"
+        )
+
+
 @torch.fx.wrap
-def one_bag_per_row(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
-    """Undoes deduplication: bags stored once, with inverse indices, become one bag per row of the batch again."""
+def one_bag_per_row(kjt: KeyedJaggedTensor, wanted: list[str]) -> KeyedJaggedTensor:
+    """Undoes deduplication: bags stored once, with inverse indices, become one bag per row of the batch again.
+
+    Raises:
+        ValueError: wanted features have unequal numbers of bags, and there are no inverse indices.
+    """
     found = kjt.inverse_indices_or_none()
     if found is None:
+        if kjt.variable_stride_per_key():
+            keys, bags = kjt.keys(), kjt.stride_per_key()
+            first, rows = "", -1
+            for key in wanted:
+                if key in keys:
+                    n = bags[keys.index(key)]
+                    if rows >= 0 and n != rows:
+                        raise ValueError(
+                            f"'{first}' has {rows} bags and '{key}' has {n}: without inverse_indices a "
+                            "KeyedJaggedTensor must have as many of every key"
+                        )
+                    first, rows = key, n
         return kjt
     names, inverse = found
     weighted = kjt.weights_or_none() is not None

@@ -134,6 +134,28 @@ def test_deduplicated_batches_are_expanded_as_torchrec_does(name: str, options: 
 
 
 @every_backend
+def test_keys_of_unequal_batch_sizes_are_looked_up_as_torchrec_does(name: str, options: dict[str, Any]) -> None:
+    kjt = KeyedJaggedTensor(
+        keys=["f2", "f1", "f3", "f4"],
+        values=torch.tensor([3, 4, 5, 1, 2, 4, 0]),
+        lengths=torch.tensor([2, 1, 0, 1, 1, 0, 2]),
+        stride_per_key_per_rank=[[2], [3], [1], [1]],
+    )
+    tables = [
+        EmbeddingConfig(name=c.name, embedding_dim=8, num_embeddings=c.num_embeddings, feature_names=c.feature_names)
+        for c in bag_configs()
+    ]
+    stats = {t.name: np.arange(t.num_embeddings, 0, -1) for t in tables}
+    collection = make_embedding_collection(tables, name, stats=stats, **options).eval()
+    ours, theirs = collection(kjt), collection.to_embedding_collection()(kjt)
+    for key, jagged in theirs.items():
+        torch.testing.assert_close(ours[key].values(), jagged.values())
+        assert torch.equal(ours[key].lengths(), jagged.lengths())
+    with pytest.raises(ValueError, match="'f1' has 3 bags and 'f2' has 2: without inverse_indices"):
+        ebc(name, options)(kjt)
+
+
+@every_backend
 def test_state_dict_round_trip_and_meta_device(name: str, options: dict[str, Any]) -> None:
     first, second = ebc(name, options).eval(), ebc(name, options, device="meta").eval()
     assert second.device.type == "meta"

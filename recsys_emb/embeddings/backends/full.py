@@ -42,10 +42,14 @@ class FullBackend(EmbeddingBackend[BackendConfig]):
             for t in self.spec.tables
         ]
 
+    def plain_rows(self, table: int) -> Tensor:
+        start = int(self.rows_of.starts[table])
+        return self.table.weight[start : start + self.spec.tables[table].num_embeddings]
+
     @torch.no_grad()
     def load_rows(self, table: int, rows: Tensor) -> None:
-        spec, start = self.spec.tables[table], int(self.rows_of.starts[table])
+        spec = self.spec.tables[table]
         shape = (spec.num_embeddings, self.spec.embedding_dim)
         if tuple(rows.shape) != shape:
             raise UserError(f"table {spec.name!r}: its rows have shape {shape}, got {tuple(rows.shape)}")
-        self.table.weight[start : start + spec.num_embeddings] = rows
+        self.plain_rows(table).copy_(rows)

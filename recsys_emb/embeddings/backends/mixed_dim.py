@@ -16,6 +16,7 @@ from torch import Tensor
 from recsys_emb.embeddings.base import GroupSpec, Stats, register
 from recsys_emb.embeddings.composed import (
     ComposedBackend,
+    Project,
     SizedConfig,
     check_length,
     parts_by_width,
@@ -103,12 +104,36 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
         block = per_id(self.first_block, counts, ids)
         for bound in self.bounds.unbind(1):
             block = block + (ids >= per_id(bound, counts, ids))
+        if self.device.type == "meta" or torch.compiler.is_compiling():
+            return self._by_every_part(ids, block)
         small = torch.uint8 if len(self.blocks) < 256 else torch.int32  # sorts faster
         number = self.numbers.to(ids.device, small).index_select(0, block)
         order = number.argsort(stable=True)
         block_counts = tally(number, len(self.blocks))
         inside = ids.index_select(0, order) - per_id(self.begins, block_counts, ids)
         return unsort(torch.cat(self.embed(inside, block_counts)), order)
+
+    def _by_every_part(self, ids: Tensor, block: Tensor) -> Tensor:
+        """The vectors of ids [n] in these blocks [n], float [n, D], by the same steps whatever the ids are.
+
+        Every part looks all ids up, those of other parts as its row 0, and the part of an id's block is taken.
+        """
+        out = ids.new_zeros([ids.shape[0], self.spec.embedding_dim], dtype=torch.float32)
+        for part in self._parts():
+            rows = torch.tensor([end - begin for _, begin, end in (self.blocks[b] for b in part.tables)])
+            shift = torch.zeros(len(self.blocks), dtype=torch.int64)  # from an id to its row
+            shift[part.tables] = rows.cumsum(0) - rows - torch.tensor([self.blocks[b][1] for b in part.tables])
+            number = torch.full([len(self.blocks)], -1)
+            number[part.tables] = torch.arange(len(part.tables))
+            place = number.to(ids.device).index_select(0, block)
+            mine = place >= 0
+            row = torch.where(mine, ids + shift.to(ids.device).index_select(0, block), 0)
+            vectors = part.table(row)
+            if isinstance(part.combine, Project):
+                weight = part.combine.weight.index_select(0, place.clamp(min=0))  # [n, W, D]
+                vectors = (vectors[:, None, :] @ weight).squeeze(1)
+            out = torch.where(mine[:, None], vectors, out)
+        return out
 
     def _named(self, table: int) -> tuple[int, str]:
         t, begin, end = self.blocks[table]
