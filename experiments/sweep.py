@@ -4,7 +4,7 @@
     RECSYS_EMB_DATA=/path/to/data python experiments/sweep.py movielens-1m/deepfm --seeds 1  # some of it
 
 A method's own options are chosen first: of the few in ``sweep_methods.py`` those of the highest validation AUC on seed
-1 at a budget of 1/10. All trials stand in the results.
+1 at a budget of 1/10, or the next that the method can meet. All trials stand in the results.
 
 A figure that stands in the results is not made again, so a sweep that was stopped goes on; delete its file to start
 anew. Processes may share the work as long as no two have the same experiment and seed: what a run of one seed needs of
@@ -134,13 +134,18 @@ def trials(experiment: str, method: Method) -> list[dict[str, Any]]:
         known = json.loads(file.read_text())["trials"]
         if method.name in known:
             return list(known[method.name])
-    budget = TRIAL_BUDGET if method.budgets else None
-    rows = []
-    for choice in method.choices:
-        found = figures(Point(experiment, TRIAL_SEED, method, budget, choice))
-        kept = {k: found[k] for k in ("valid_auc", "serving_bytes", "error") if k in found}
-        rows.append({**asdict(choice), "seed": TRIAL_SEED, "budget": budget, **kept})
+    rows: list[dict[str, Any]] = []
+    for budget in sorted(b for b in BUDGETS if b >= TRIAL_BUDGET) if method.budgets else [None]:
+        rows = [trial(Point(experiment, TRIAL_SEED, method, budget, choice)) for choice in method.choices]
+        if any("valid_auc" in row for row in rows):
+            break
     return rows
+
+
+def trial(point: Point) -> dict[str, Any]:
+    found = figures(point)
+    kept = {k: found[k] for k in ("valid_auc", "serving_bytes", "error") if k in found}
+    return {**asdict(point.choice), "seed": point.seed, "budget": point.budget, **kept}
 
 
 def best(method: Method, rows: Sequence[dict[str, Any]]) -> Choice:
@@ -192,8 +197,8 @@ def config_of(point: Point) -> RunConfig:
         spec = group_of(base, open_dataset(base.data.path).schema)
         width = method.width(spec, point.budget)
         if width < 1:
-            least = 4 * spec.num_embeddings * spec.columns(1)
-            raise BudgetTooSmall(f"a full table has at least one column, {least:,} bytes", least)
+            budget = int((point.budget or 1) * spec.full_bytes)
+            raise BudgetTooSmall("a full table", budget, 4 * spec.num_embeddings * spec.columns(1))
         overrides["model.embedding_dim"] = width
     elif point.budget is not None:
         overrides["embedding.budget"] = point.budget

@@ -87,7 +87,7 @@ def bytes_cell(rows: list[Row], seeds: int) -> str:
 
 def trials_table(trials: dict[str, list[Row]]) -> list[str]:
     """The choices that each method was offered, the one that it took in bold."""
-    lines = ["| options tried, validation AUC (seed, budget) | " + " | " * 2 + "|", "|---|---|---|---|"]
+    lines = ["| options tried: validation AUC | | | |", "|---|---|---|---|"]
     for method, rows in trials.items():
         top = max(r.get("valid_auc", 0.0) for r in rows)
         cells = []
@@ -96,7 +96,9 @@ def trials_table(trials: dict[str, list[Row]]) -> list[str]:
             text = ", ".join(f"{k} {v}" for k, v in options.items()) or "default"
             score = f"{row['valid_auc']:.4f}" if "valid_auc" in row else "out of reach"
             cells.append(f"**{text}: {score}**" if row.get("valid_auc") == top else f"{text}: {score}")
-        lines.append(f"| {method} | {' | '.join([*cells, *[''] * (3 - len(cells))])} |")
+        budget = rows[0]["budget"]
+        where = "" if budget is None else f" at 1/{1 / budget:g}"
+        lines.append(f"| {method}{where} | {' | '.join([*cells, *[''] * (3 - len(cells))])} |")
     return lines
 
 

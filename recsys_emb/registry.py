@@ -41,11 +41,17 @@ class Registry(Generic[T]):
         self._package = package
         self._group = group
         self._entries: dict[str, T] = {}
+        self._unlisted: set[str] = set()
         self._points: dict[str, EntryPoint] = {}
         self._loaded = False
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Class decorator; sets ``cls.name``. Raises ValueError on a bad or taken name."""
+    def register(self, name: str, listed: bool = True) -> Callable[[T], T]:
+        """Class decorator; sets ``cls.name``. Raises ValueError on a bad or taken name.
+
+        Args:
+            name: how a user, a run or an artifact calls it.
+            listed: ``names()`` has it; false for what others make and only ``get`` finds, to open it again.
+        """
         if not _NAME.fullmatch(name):
             raise ValueError(f"{self.kind} name {name!r}: use lower-case letters, digits, '_' and '-'")
 
@@ -55,6 +61,8 @@ class Registry(Generic[T]):
                 raise ValueError(f"{self.kind} {name!r} is already registered by {taken.__module__}")
             cls.name = name  # type: ignore[attr-defined]
             self._entries[name] = cls
+            if not listed:
+                self._unlisted.add(name)
             return cls
 
         return add
@@ -69,15 +77,15 @@ class Registry(Generic[T]):
         if name in self._points:
             self._import(self._points[name])
         if name not in self._entries:
-            close = difflib.get_close_matches(name, self._entries, n=1)
+            close = difflib.get_close_matches(name, self.names(), n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise UserError(f"unknown {self.kind} {name!r}{hint}; available: {', '.join(self.names())}")
         return self._entries[name]
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """All registered and listed names, sorted."""
         self._load()
-        return sorted(self._entries.keys() | self._points.keys())
+        return sorted((self._entries.keys() | self._points.keys()) - self._unlisted)
 
     def describe(self, name: str) -> dict[str, Any]:
         """``name``, ``summary`` and ``options`` (keys of its Config) of an entry; why it cannot be loaded, if so."""

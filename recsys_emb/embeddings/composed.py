@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import (
     BackendConfig,
+    C,
     EmbeddingBackend,
     FieldReport,
     GroupSpec,
@@ -216,26 +217,8 @@ class Part(nn.Module):
         ]
 
 
-class SizedConfig(BackendConfig):
-    """Options of a backend whose sizes are given, or left to the budget."""
-
-    @property
-    def sized(self) -> bool:
-        """Whether the sizes are given."""
-        raise NotImplementedError
-
-
-S = TypeVar("S", bound=SizedConfig)
-
-
-class ComposedBackend(EmbeddingBackend[S]):
-    """A backend made of parts.
-
-    A subclass says in ``smallest`` and ``size`` how bytes become sizes, and builds its parts in ``__init__``.
-    """
-
-    default_ratio: ClassVar[float] = 0.1
-    """Ratio to the full tables when there is no budget."""
+class PartsBackend(EmbeddingBackend[C]):
+    """A backend made of parts, which a subclass builds in ``__init__``."""
 
     parts: nn.ModuleDict
 
@@ -272,7 +255,24 @@ class ComposedBackend(EmbeddingBackend[S]):
         """Ids and name, in the report, of one of the tables that parts refer to."""
         return self.spec.tables[table].num_embeddings, self.spec.tables[table].name
 
-    # -- sizing -------------------------------------------------------------------------------------------------------
+
+class SizedConfig(BackendConfig):
+    """Options of a backend whose sizes are given, or left to the budget."""
+
+    @property
+    def sized(self) -> bool:
+        """Whether the sizes are given."""
+        raise NotImplementedError
+
+
+S = TypeVar("S", bound=SizedConfig)
+
+
+class ComposedBackend(PartsBackend[S]):
+    """A backend made of parts, whose subclass says in ``smallest`` and ``size`` how bytes become sizes."""
+
+    default_ratio: ClassVar[float] = 0.1
+    """Ratio to the full tables when there is no budget."""
 
     @classmethod
     def checked(cls, spec: GroupSpec, config: S) -> S:

@@ -144,7 +144,7 @@ def test_it_opens_optembeds_supernet_and_scores_as_its_search_does(prepared: Pat
     uniform = [supernet.score(dict.fromkeys(supernet.tables, w)) for w in (4, 2, 1)]
     assert uniform == scored[:3]
     assert len(set(uniform)) == 3
-    found = running.restore(run)[0].embedding.backend.config.found
+    found = running.restore(run)[0].embedding.backend.config
     widths = dict(zip(supernet.tables, found.widths))
     assert supernet.score(widths) == max(scored)
     assert supernet.serving_bytes(widths) == report["serving_bytes"]

@@ -81,8 +81,7 @@ class Pruned(PostTraining[PruneConfig]):
 
     @classmethod
     def min_bytes(cls, spec: GroupSpec, config: PruneConfig, stats: Stats | None = None) -> int:
-        elements = config.structure == "elements"
-        return csr_bytes(spec.num_embeddings, spec.embedding_dim, 0, 0) if elements else 0
+        return 0  # nothing is kept
 
     @classmethod
     def fit(

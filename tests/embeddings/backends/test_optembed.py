@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys_emb.config import RunConfig, parse_config
-from recsys_emb.embeddings.backends.optembed import Found, LongTailStep, OptEmbedBackend, kept_bytes
-from recsys_emb.embeddings.base import GroupSpec, TableSpec
+from recsys_emb.embeddings.backends._row_thresholds import LongTailStep
+from recsys_emb.embeddings.backends.kept_rows import KeptRowsBackend, KeptRowsConfig, kept_bytes
+from recsys_emb.embeddings.backends.optembed import OptEmbedBackend
+from recsys_emb.embeddings.base import GroupSpec, TableSpec, backend_registry
 from recsys_emb.embeddings.budget import plan_backend
 from recsys_emb.errors import UserError
 from recsys_emb.training import run as running
@@ -33,7 +35,6 @@ def make(spec: GroupSpec = SPEC, budget: int | None = None, **options: Any) -> O
     assert isinstance(backend, OptEmbedBackend)
     with torch.no_grad():  # rows of very different norms, as training leaves them
         net = backend.supernet
-        assert net is not None
         net.table.weight.mul_(torch.rand(len(net.table.weight), 1) ** 3)
         net.thresholds.copy_(torch.tensor([0.05, 0.0, 0.02]))
     return backend
@@ -68,7 +69,6 @@ def test_gradients_are_those_of_the_surrogate(spec: GroupSpec) -> None:
     """Finite differences in float64 of sum((S(x) + [x > 0] - S(x0)) * ...), which has the hard step's value at x0."""
     backend = make(spec).double()
     net = backend.supernet
-    assert net is not None
     torch.nn.init.normal_(net.table.weight, std=0.03)  # no value near the kink of |x|
     ids, counts = torch.tensor([3, 7, 7, 0, 4, 100, 2]), [3, 2, 2]
     scale = torch.randn(len(ids), spec.embedding_dim, dtype=torch.float64)
@@ -108,7 +108,6 @@ def test_gradients_are_those_of_the_surrogate(spec: GroupSpec) -> None:
 def test_a_row_below_its_threshold_is_zero_and_others_are_themselves() -> None:
     backend = make().eval()
     net = backend.supernet
-    assert net is not None
     out = backend(*all_ids()).split(SIZES)
     for rows, weight, t in zip(out, net.table.weight.split(SIZES), net.thresholds):
         kept = weight.abs().sum(1) > t
@@ -120,7 +119,6 @@ def test_a_row_below_its_threshold_is_zero_and_others_are_themselves() -> None:
 def test_widths_are_nested_and_uniform(spec: GroupSpec) -> None:
     backend = make(spec).train()
     net = backend.supernet
-    assert net is not None
     with torch.no_grad():
         net.table.weight.fill_(1.0)
     ids = torch.zeros(16_000, dtype=torch.int64)
@@ -134,9 +132,7 @@ def test_widths_are_nested_and_uniform(spec: GroupSpec) -> None:
 
 def test_the_loss_gains_alpha_times_the_sum_of_exp() -> None:
     backend = make(alpha=0.5)
-    aux = backend.aux_loss()
-    assert aux is not None
-    assert aux.item() == pytest.approx(0.5 * sum(np.exp(-t) for t in (0.05, 0.0, 0.02)))
+    assert backend.aux_loss().item() == pytest.approx(0.5 * sum(np.exp(-t) for t in (0.05, 0.0, 0.02)))
     roles = {g.role: g.lr_scale for g in backend.param_groups()}
     assert roles == {"weight": 1.0, "threshold": 0.1}
     assert backend.search(lambda: 0.0, 1).aux_loss() is None
@@ -148,7 +144,6 @@ def test_the_loss_gains_alpha_times_the_sum_of_exp() -> None:
 def oracle(backend: OptEmbedBackend, cut: float, widths: tuple[int, ...]) -> Tensor:
     """The rows that a candidate keeps, in plain Python."""
     net, spec = backend.supernet, backend.spec
-    assert net is not None
     out = net.table.weight.detach().clone()
     start = 0
     for table, t, width in zip(spec.tables, net.thresholds.tolist(), widths):
@@ -167,9 +162,7 @@ def test_kept_rows_are_the_masked_rows_within_the_budget(spec: GroupSpec, ratio:
     backend = make(spec, budget, **SEARCH).eval()
     rng = np.random.default_rng(3)
     kept = backend.search(lambda: float(rng.random()), seed=2).eval()
-    net, found = backend.supernet, kept.config.found
-    assert net is not None
-    assert found is not None
+    net, found = backend.supernet, kept.config
     expected = oracle(backend, net.cut, found.widths)
     out = kept(*all_ids(spec))
     torch.testing.assert_close(out, expected, rtol=0, atol=0)
@@ -182,7 +175,7 @@ def test_kept_rows_are_the_masked_rows_within_the_budget(spec: GroupSpec, ratio:
         assert stored > budget - 4 * 9 - 4
     assert [r.rows for r in kept.describe() if r.table != "(shared)"] == list(found.rows)
     # From its config and state_dict alone it comes back.
-    again = OptEmbedBackend(spec, kept.config)
+    again = KeptRowsBackend(spec, kept.config)
     again.load_state_dict(load_file(tmp_path / "embedding.safetensors"))
     assert torch.equal(again.eval()(*all_ids(spec)), out)
 
@@ -190,12 +183,10 @@ def test_kept_rows_are_the_masked_rows_within_the_budget(spec: GroupSpec, ratio:
 def test_without_a_budget_rows_above_their_threshold_stay() -> None:
     backend = make(**SEARCH).eval()
     net = backend.supernet
-    assert net is not None
     before = backend(*all_ids())
     compacted = backend.compact()
     assert torch.equal(compacted.eval()(*all_ids()), before)
-    found = compacted.config.found
-    assert found is not None
+    found = compacted.config
     assert found.rows == tuple(int((m > 0).sum()) for m in net.margins())
 
 
@@ -205,8 +196,8 @@ def test_a_table_may_lose_all_rows() -> None:
     assert kept.serving_bytes() <= 100
     out = kept(*all_ids())
     assert out.shape == (1025, 8)
-    assert (out.abs().sum(1) > 0).sum() == sum(kept.config.found.rows) > 0
-    assert 0 in kept.config.found.rows
+    assert (out.abs().sum(1) > 0).sum() == sum(kept.config.rows) > 0
+    assert 0 in kept.config.rows
 
 
 def test_the_search_finds_the_widths_of_a_known_optimum_and_repeats() -> None:
@@ -215,10 +206,9 @@ def test_the_search_finds_the_widths_of_a_known_optimum_and_repeats() -> None:
     for seed in (1, 1):
         backend = make(generations=30)
         net = backend.supernet
-        assert net is not None
         found.append(backend.search(lambda n=net: -float((n.widths - target).abs().sum()), seed))
     assert found[0].config == found[1].config
-    assert found[0].config.found.widths == (2, 8, 5)
+    assert found[0].config.widths == (2, 8, 5)
     for a, b in zip(found[0].state_dict().values(), found[1].state_dict().values()):
         assert torch.equal(a, b)
 
@@ -228,14 +218,13 @@ def test_the_score_sees_the_candidate_under_the_budget() -> None:
     budget = int(0.1 * SPEC.full_bytes)
     backend = make(budget=budget, **SEARCH).eval()
     net = backend.supernet
-    assert net is not None
     seen = []
 
     def score() -> float:
         out = backend(*all_ids()).split(SIZES)
         rows = tuple(int((o.abs().sum(1) > 0).sum()) for o in out)
         widths = tuple(net.widths.tolist())
-        assert kept_bytes(SPEC, Found(widths=widths, rows=rows)) <= budget
+        assert kept_bytes(SPEC, KeptRowsConfig(widths=widths, rows=rows)) <= budget
         assert all((o[:, w:] == 0).all() for o, w in zip(out, widths))
         seen.append((widths, sum(rows)))
         return float(len(seen))
@@ -258,8 +247,11 @@ def test_rows_of_another_moment_are_inherited() -> None:
 
 def test_what_the_search_finds_is_not_an_option() -> None:
     found = {"widths": [1, 1, 1], "rows": [1, 1, 1]}
-    with pytest.raises(UserError, match=r"options.found: the search finds it"):
-        plan_backend("optembed", SPEC, None, None, {"found": found})
+    with pytest.raises(UserError, match=r"options.widths: unknown key"):
+        plan_backend("optembed", SPEC, None, None, found)
+    with pytest.raises(UserError, match=r"backend: kept_rows is what a search finds.*; use optembed"):
+        plan_backend("kept_rows", SPEC, None, None, found)
+    assert "kept_rows" not in backend_registry.names()
     with pytest.raises(UserError, match=r"optembed cannot fit in 10 bytes; the least it can reach is 24 bytes"):
         plan_backend("optembed", SPEC, 10)
 
@@ -285,6 +277,7 @@ def test_a_whole_run_stays_within_its_budget(prepared: Any, tmp_path: Any, model
     assert sum(t["bytes"] for t in report["tables"]) == report["serving_bytes"]
     run = load_run(tmp_path / "run")
     restored, _ = running.restore(run)
+    assert isinstance(restored.embedding.backend, KeptRowsBackend)
     assert restored.embedding.backend.serving_bytes() == report["serving_bytes"]
     assert running.evaluate(run)["auc"] == report["auc"]
 
