@@ -308,19 +308,22 @@ def predict(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Finished run folders.", metavar="RUN...")],
+    runs: Annotated[list[Path], typer.Argument(help="Finished run folders, or artifacts.", metavar="RUN...")],
     out: Annotated[Path | None, typer.Option(help="Write an HTML page here, and the plot as PNG beside it.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="One more run: how far each AUC is from its own, with a 95 % interval.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare runs: a table of memory against AUC, and a page with the plot."""
+    """Compare runs: what differs, memory against AUC, and a page with the plots."""
     from recsys_emb.report import compare as compare_runs
-    from recsys_emb.report import terminal_table
+    from recsys_emb.report import compare_table
 
-    rows = compare_runs(runs, out)
+    rows = compare_runs(runs, out, against)
     if as_json:
         _print_json({"runs": rows})
     else:
-        Console().print(terminal_table(rows))
+        Console().print(compare_table(rows, Console().width))
 
 
 @app.command()
@@ -376,11 +379,11 @@ def demo(
 ) -> None:
     """Make synthetic clicks, train DeepFM with every embedding backend on them and write a report."""
     from recsys_emb.demo import run_demo
-    from recsys_emb.report import terminal_table
+    from recsys_emb.report import compare_table
 
     compared = run_demo(out, rows, lambda title: _reporter(title, as_json), lambda text: print(text, file=sys.stderr))
     if as_json:
         _print_json({"runs": compared})
     else:
-        Console().print(terminal_table(compared))
+        Console().print(compare_table(compared, Console().width))
         print(f"The report with the plot: {out / 'report.html'}")

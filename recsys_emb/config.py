@@ -20,12 +20,13 @@ from pydantic import (
 )
 
 from recsys_emb.embeddings.base import BackendConfig, backend_registry
-from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes
+from recsys_emb.embeddings.budget import backend_config
 from recsys_emb.embeddings.posttraining import posttraining_options
 from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import read_yaml
 from recsys_emb.key_value import place
 from recsys_emb.models.base import ModelConfig, model_registry
+from recsys_emb.sizes import Budget, budget_bytes
 from recsys_emb.validation import explain
 
 

@@ -17,9 +17,14 @@ T = TypeVar("T")
 
 def write_text(path: Path, text: str) -> None:
     """Writes beside and renames: no reader sees half a file, and a power cut leaves the old one or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same of bytes."""
     beside = path.with_name(path.name + ".tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(beside, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

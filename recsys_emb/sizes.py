@@ -1,17 +1,61 @@
-"""How sizes are written: decimal units, 1 MB = 1,000,000 bytes, everywhere."""
+"""How sizes are written and read: decimal units, 1 MB = 1,000,000 bytes, everywhere."""
 
 from __future__ import annotations
 
+import re
+
+from recsys_emb.errors import SettingError
+
 MB = 1_000_000
 
-_UNITS = ("B", "kB", "MB", "GB", "TB")
+Budget = float | int | str | None
+
+_UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
+_SIZE = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*")
+_WRITTEN = ("B", "kB", "MB", "GB", "TB")
 
 
 def human_bytes(n: float) -> str:
     """Bytes in the largest unit that leaves at least 1, one decimal: ``"12.3 MB"``, ``"512 B"``."""
     size = float(n)
-    for unit in _UNITS[:-1]:
+    for unit in _WRITTEN[:-1]:
         if abs(size) < (999.95 if unit != "B" else 1000):  # 999.96 kB would round to 1000.0 kB
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
-    return f"{size:.1f} {_UNITS[-1]}"
+    return f"{size:.1f} {_WRITTEN[-1]}"
+
+
+def in_mb(n: int) -> str:
+    """Bytes as a number of MB, to the thousandth or, below 0.01, to the byte: ``"2,162.560"``, ``"0.000300"``."""
+    return f"{n / MB:,.3f}" if n >= 0.01 * MB else f"{n / MB:.6f}"
+
+
+def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
+    """Bytes of a budget.
+
+    Args:
+        budget: a ratio to the full table above 0 and up to 1 (``0.1``), bytes (``2000000``), a size with a unit
+            (``"20MB"``, ``"16MiB"``), or None for unbounded.
+        full_bytes: bytes of the uncompressed fp32 tables.
+
+    Raises:
+        UserError: anything else.
+    """
+    if budget is None:
+        return None
+    allowed = "a ratio above 0 and up to 1 such as 0.1, or bytes such as 2000000 or 20MB"
+    if isinstance(budget, str):
+        match = _SIZE.fullmatch(budget)
+        unit = match[2].upper() if match else ""
+        if match is None or (unit and unit not in _UNITS):
+            raise SettingError("budget", f"{budget!r} is not a size; allowed: {allowed}")
+        if unit:
+            return int(float(match[1]) * _UNITS[unit])
+        budget = float(match[1])
+    if isinstance(budget, bool) or not budget > 0 or budget != budget or budget == float("inf"):
+        raise SettingError("budget", f"{budget!r} is out of range; allowed: {allowed}")
+    if budget <= 1:
+        return int(budget * full_bytes)
+    if budget != int(budget):
+        raise SettingError("budget", f"{budget!r} is above 1 and no whole number of bytes; allowed: {allowed}")
+    return int(budget)

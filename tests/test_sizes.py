@@ -2,7 +2,8 @@
 
 import pytest
 
-from recsys_emb.sizes import human_bytes
+from recsys_emb.errors import UserError
+from recsys_emb.sizes import budget_bytes, human_bytes
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,22 @@ from recsys_emb.sizes import human_bytes
 )
 def test_decimal_units(n, text):
     assert human_bytes(n) == text
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        *((0.1, 100), ("0.1", 100), (1, 1000), (2000, 2000), ("20MB", 20_000_000), ("1.5 KiB", 1536), (None, None)),
+        *((".5", 500), ("1e-1", 100), ("1e6", 10**6), ("2.5e1MB", 25_000_000), ("1E+3", 1000)),
+    ],
+)
+def test_budget_in_bytes(budget: float | str | None, expected: int | None) -> None:
+    assert budget_bytes(budget, 1000) == expected
+
+
+@pytest.mark.parametrize(
+    "budget", [0, -1, 1.5, "1.5", True, "20 parsecs", "", ".", "e3", "1e", "-1", float("nan"), float("inf")]
+)
+def test_a_bad_budget_says_what_is_allowed(budget: float | str) -> None:
+    with pytest.raises(UserError, match=r"budget: .*allowed: a ratio above 0"):
+        budget_bytes(budget, 1000)

@@ -40,7 +40,7 @@ def plan(
 
 
 def _memory(text: str) -> int:
-    from recsys_emb.embeddings.budget import budget_bytes
+    from recsys_emb.sizes import budget_bytes
 
     try:
         size = budget_bytes(text, 0)

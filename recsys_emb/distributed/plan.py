@@ -22,11 +22,12 @@ from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import open_dataset
 from recsys_emb.distributed.tables import materialize
 from recsys_emb.embeddings.base import EmbeddingBackend, Stats, backend_registry
-from recsys_emb.embeddings.budget import budget_bytes, plan_backend
+from recsys_emb.embeddings.budget import plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.tables import EmbeddingTable
 from recsys_emb.errors import UserError
 from recsys_emb.models.base import CTRModel, build_model, model_registry
+from recsys_emb.sizes import budget_bytes
 from recsys_emb.training.optimizers import TABLE_OPTIMIZERS
 
 USABLE = 0.9

@@ -1,8 +1,7 @@
-"""Memory budgets: what a user writes -> bytes -> a backend's sizes."""
+"""Memory budgets: bytes -> a backend's sizes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,42 +18,7 @@ from recsys_emb.embeddings.base import (
 from recsys_emb.errors import BudgetTooSmall, SettingError, UserError
 from recsys_emb.validation import explain
 
-Budget = float | int | str | None
-
-_UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 _NO_FULL_SIZE = 1 << 62  # a ratio of the "full size" of 2^63 - 1 ids, not bytes that anyone has
-_SIZE = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*")
-
-
-def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
-    """Bytes of a budget.
-
-    Args:
-        budget: a ratio to the full table above 0 and up to 1 (``0.1``), bytes (``2000000``), a size with a unit
-            (``"20MB"``, ``"16MiB"``), or None for unbounded.
-        full_bytes: bytes of the uncompressed fp32 tables.
-
-    Raises:
-        UserError: anything else.
-    """
-    if budget is None:
-        return None
-    allowed = "a ratio above 0 and up to 1 such as 0.1, or bytes such as 2000000 or 20MB"
-    if isinstance(budget, str):
-        match = _SIZE.fullmatch(budget)
-        unit = match[2].upper() if match else ""
-        if match is None or (unit and unit not in _UNITS):
-            raise SettingError("budget", f"{budget!r} is not a size; allowed: {allowed}")
-        if unit:
-            return int(float(match[1]) * _UNITS[unit])
-        budget = float(match[1])
-    if isinstance(budget, bool) or not budget > 0 or budget != budget or budget == float("inf"):
-        raise SettingError("budget", f"{budget!r} is out of range; allowed: {allowed}")
-    if budget <= 1:
-        return int(budget * full_bytes)
-    if budget != int(budget):
-        raise SettingError("budget", f"{budget!r} is above 1 and no whole number of bytes; allowed: {allowed}")
-    return int(budget)
 
 
 def water_fill(full: Sequence[int], least: Sequence[int], total: int, balance: float) -> list[int]:

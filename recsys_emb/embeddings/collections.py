@@ -29,11 +29,11 @@ from torchrec.sparse.tensor_dict import maybe_td_to_kjt
 
 from recsys_emb.embeddings import torchrec_io
 from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, Stats
-from recsys_emb.embeddings.budget import Budget
 from recsys_emb.embeddings.groups import Groups, shares
 from recsys_emb.embeddings.lookup import lookup_features
 from recsys_emb.embeddings.posttraining import compress, min_compressed_bytes
 from recsys_emb.errors import UserError, settings_written_as
+from recsys_emb.sizes import Budget
 
 
 class _Shared(nn.Module):

@@ -11,9 +11,10 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType
 
 from recsys_emb.embeddings import torchrec_io
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats, TableSpec
-from recsys_emb.embeddings.budget import Budget, budget_bytes, min_bytes, plan_backend, water_fill
+from recsys_emb.embeddings.budget import min_bytes, plan_backend, water_fill
 from recsys_emb.embeddings.lookup import Feature
 from recsys_emb.errors import BudgetTooSmall, UserError
+from recsys_emb.sizes import Budget, budget_bytes
 
 T = TypeVar("T")
 

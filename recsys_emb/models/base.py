@@ -87,6 +87,10 @@ class CTRModel(nn.Module, ABC):
     def check(cls, config: ModelConfig, schema: DatasetSchema) -> None:
         """Raises UserError when the model cannot be trained on such a dataset."""
 
+    def dense_state(self) -> dict[str, Tensor]:
+        """``state_dict()`` without what belongs to the embedding backend."""
+        return {name: t for name, t in self.state_dict().items() if not name.startswith("embedding.backend.")}
+
     @abstractmethod
     def logits(self, x: Inputs) -> Tensor:
         """float [B]: log-odds of a click."""

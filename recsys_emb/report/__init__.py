@@ -4,7 +4,8 @@
 because matplotlib is slow to import.
 """
 
-from recsys_emb.report.compare import compare, terminal_table
+from recsys_emb.report.compare import compare
+from recsys_emb.report.compare_table import compare_table
 from recsys_emb.report.frames import events_frame, runs_frame, tables_frame, trials_frame
 from recsys_emb.report.run_page import run_page
 from recsys_emb.report.runs import group_by_seed, load_report, load_reports
@@ -22,6 +23,7 @@ from recsys_emb.sizes import human_bytes
 __all__ = [
     "artifact_table",
     "compare",
+    "compare_table",
     "embedding_size",
     "events_frame",
     "group_by_seed",
@@ -36,6 +38,5 @@ __all__ = [
     "runs_frame",
     "search_page",
     "tables_frame",
-    "terminal_table",
     "trials_frame",
 ]

@@ -10,14 +10,27 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import (
+    AutoLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    ScalarFormatter,
+)
 
 from recsys_emb.sizes import MB
 
-# Okabe and Ito's colours (the blue lighter, for dark pages), told apart with every kind of colour vision; markers,
-# fillings and dashes tell the series apart without any colour.
-COLOURS = ("#2E86C9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+# Okabe and Ito's colours (the blue lighter, for dark pages), told apart with every kind of colour vision, then those
+# farthest from them in OKLab that stand out on white and on near-black; markers, fillings and dashes tell the series
+# apart without any colour. As many as have no factor in common with the markers: pairs repeat after 143.
+COLOURS = (
+    *("#2E86C9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A"),
+    *("#8F29BE", "#857A0A", "#B32456", "#82C43B", "#63567B", "#3A4FE1"),
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
+LEAST_AUC_SPAN = 0.001
 DASHES = ("-", "--", "-.", ":")
 INK = "#1b1f24"  # becomes the page's text colour in an inline SVG, see `svg`
 STYLE: dict[Any, Any] = {
@@ -52,13 +65,33 @@ def new_axes(rows: int = 1, width: float = 5.0, height: float = 3.7, sharex: boo
 
 
 def finish(ax: Axes) -> Axes:
-    """A faint grid behind the data, and figures on the axis instead of an offset."""
+    """A faint grid behind the data, and figures on the axis instead of an offset, as many as do not collide."""
     ax.grid(True, color=INK, alpha=0.15, linewidth=0.6)
     ax.set_axisbelow(True)
-    for formatter in (ax.xaxis.get_major_formatter(), ax.yaxis.get_major_formatter()):
+    for axis in (ax.xaxis, ax.yaxis):
+        formatter = axis.get_major_formatter()
         if isinstance(formatter, ScalarFormatter):
             formatter.set_useOffset(False)
+    if isinstance(ax.xaxis.get_major_locator(), AutoLocator):
+        ax.xaxis.set_major_locator(MaxNLocator(5))
     return ax
+
+
+def auc_axes(ax: Axes, *, x: str = "", y: str = "") -> None:
+    """Titles axes that show AUC and lets them span a thousandth at least: less is no difference to look at, and its
+    figures would be too long to stand side by side. Call it when all is drawn."""
+    if x:
+        ax.set_xlabel(x)
+        ax.set_xlim(*_at_least(ax.get_xlim()))
+    if y:
+        ax.set_ylabel(y)
+        ax.set_ylim(*_at_least(ax.get_ylim()))
+
+
+def _at_least(limits: tuple[float, float]) -> tuple[float, float]:
+    low, high = limits
+    more = max(0.0, LEAST_AUC_SPAN - (high - low)) / 2
+    return low - more, high + more
 
 
 def log_axis(ax: Axes, values: Sequence[float]) -> None:
@@ -81,6 +114,12 @@ def megabytes(row: Mapping[str, Any]) -> float:
 def plain(text: str) -> str:
     """Text that matplotlib shows as it is: a pair of dollars would be read as mathematics."""
     return text.replace("$", r"\$")
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """Text that leaves room for the plot beside it; its middle goes, since both ends tell names apart."""
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
 def png(ax: Axes) -> bytes:

@@ -14,7 +14,7 @@ import polars as pl
 
 from recsys_emb.errors import UserError
 from recsys_emb.report.runs import group_by_seed, load_report, load_reports
-from recsys_emb.training.run_dir import RunDir
+from recsys_emb.training.run_files import read_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ def tables_frame(run: str | Path) -> pd.DataFrame:
 def events_frame(run: str | Path) -> pd.DataFrame:
     """The lines of a run's ``metrics.jsonl``: event, stage, step, epoch, loss, auc, ... UserError: no run."""
     load_report(run)  # says what is wrong with the folder
-    return _frame(RunDir(Path(run)).metrics())
+    return _frame(read_metrics(Path(run)))
 
 
 def trials_frame(search: str | Path, name: str = "trials") -> pd.DataFrame:

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from string import Template
+from urllib.parse import quote
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, a muted second text, and the number to sort by (None: sort by text)."""
+    """One cell: its text, a muted second text, the number to sort by (None: sort by text), links below.
+
+    A link is a text and the address of a file beside the page, or None for the text alone.
+    """
 
     text: str
     note: str = ""
     value: float | None = None
+    links: Sequence[tuple[str, str | None]] = ()
 
 
 @dataclass(frozen=True)
@@ -89,5 +94,10 @@ def _cells(headers: Sequence[Header], row: Sequence[Cell]) -> str:
     for header, cell in zip(headers, row, strict=True):
         value = "" if cell.value is None else f' data-value="{cell.value!r}"'
         note = f"<small>{escape(cell.note)}</small>" if cell.note else ""
-        html += f"<td{_class(header)}{value}>{escape(cell.text)}{note}</td>"
+        links = ", ".join(_link(text, address) for text, address in cell.links)
+        html += f"<td{_class(header)}{value}>{escape(cell.text)}{note}{links}</td>"
     return html
+
+
+def _link(text: str, address: str | None) -> str:
+    return escape(text) if address is None else f'<a href="{escape(quote(address))}">{escape(text)}</a>'

@@ -13,67 +13,133 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from recsys_emb.report.columns import label
-from recsys_emb.report.figure import COLOURS, DASHES, MARKERS, finish, log_axis, megabytes, new_axes, plain, styled
+from recsys_emb.report.differences import titles
+from recsys_emb.report.figure import (
+    COLOURS,
+    DASHES,
+    INK,
+    MARKERS,
+    auc_axes,
+    finish,
+    log_axis,
+    megabytes,
+    new_axes,
+    plain,
+    shortened,
+    styled,
+)
 from recsys_emb.report.frames import Rows, records
+from recsys_emb.report.intervals import half_width
 from recsys_emb.sizes import MB, human_bytes
 
 SHOWN_TABLES = 40
 """Tables in the plot of bytes; the smallest others are one bar."""
+SHOWN_RUNS = 40
+"""Runs in the plot of intervals, the best first."""
 
 
 def memory_auc(rows: Rows, ax: Axes | None = None) -> Axes:
-    """Test AUC against serving size (MB, log axis), one line per model and backend, bars of one standard deviation.
+    """Test AUC against serving size (MB, log axis), bars of one standard deviation over seeds.
+
+    A line joins runs of one model, backend and settings that differ by their budgets. A backend with its settings has
+    its own colour and marker, whatever the model; a model has its dashes and filling.
 
     Args:
         rows: of ``load_reports``, ``group_by_seed`` or ``runs_frame``; they should be of one dataset.
     """
     rows = records(rows)
-    series: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    series: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        series[label(row)].append(row)
+        series[str(row["model"]), _method(row)].append(row)
     with styled():
-        ax = ax or new_axes(height=memory_auc_height(len(series)))[0]
+        ax = ax or new_axes(height=memory_auc_height(rows))[0]
         models = list(dict.fromkeys(str(row["model"]) for row in rows))
-        backends = sorted({str(row["backend"]) for row in rows})
-        handles = []
-        for name in sorted(series):
-            members = sorted(series[name], key=megabytes)
-            model, backend = models.index(str(members[0]["model"])), backends.index(str(members[0]["backend"]))
+        methods = sorted({method for _, method in series})
+        handles = {}
+        for (model, method), members in sorted(series.items()):
+            members = sorted(members, key=megabytes)
+            own, other = methods.index(method), models.index(model)
             bars = ax.errorbar(
                 [megabytes(row) for row in members],
                 [row["auc"] for row in members],
                 yerr=[row.get("auc_std") or math.nan for row in members],  # NaN draws no bar
-                # a backend keeps its colour and marker across models; a model has its dashes and filling
-                color=COLOURS[backend % len(COLOURS)],
-                marker=MARKERS[backend % len(MARKERS)],
-                linestyle=DASHES[model % len(DASHES)],
-                fillstyle="full" if model % 2 == 0 else "none",
+                color=COLOURS[own % len(COLOURS)],
+                marker=MARKERS[own % len(MARKERS)],
+                linestyle=DASHES[other % len(DASHES)],
+                fillstyle="full" if other % 2 == 0 else "none",
                 markersize=6,
                 linewidth=1.3,
                 elinewidth=1,
                 capsize=2.5,
             )
-            handles.append(bars.lines[0])
+            handles[f"{model} / {method}" if len(models) > 1 else method] = bars.lines[0]
         sizes = [megabytes(row) for row in rows] or [1.0]
         log_axis(ax, sizes)
         ax.set_xlabel("Serving size of the embeddings (MB, log scale)")
-        ax.set_ylabel("Test AUC")
+        auc_axes(ax, y="Test AUC")
         if handles:
             ax.legend(
-                handles,
-                [plain(name) for name in sorted(series)],
+                handles.values(),
+                [plain(shortened(name)) for name in handles],
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.17),
-                ncols=min(len(models), 3) if len(models) > 1 else 1 + (len(series) > 4),
+                ncols=_legend_columns(list(handles)),
                 frameon=False,
             )
         return finish(ax)
 
 
-def memory_auc_height(series: int) -> float:
-    """Inches that ``memory_auc`` wants for so many lines, which its legend names."""
-    return 3.4 + 0.09 * series
+def memory_auc_height(rows: Rows) -> float:
+    """Inches that ``memory_auc`` wants for these rows, whose methods its legend names."""
+    series = sorted({(str(row["model"]), _method(row)) for row in records(rows)})
+    lines = -(-len(series) // _legend_columns([" / ".join(names) for names in series]))
+    return 3.2 + 0.18 * lines
+
+
+def _method(row: Mapping[str, Any]) -> str:
+    return ", ".join(filter(None, (str(row["backend"]), row.get("settings") or "")))
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """How many stand side by side in a figure's width."""
+    longest = max((len(shortened(name)) for name in names), default=0)
+    return max(1, min(3, 78 // (longest + 8), len(names)))
+
+
+def auc_intervals(rows: Rows, change: bool = False, ax: Axes | None = None) -> Axes:
+    """The test AUC of each row with its 95 % interval, in the order of the rows from the top; points without an error
+    have no bar.
+
+    Args:
+        rows: of ``group_by_seed``.
+        change: show the difference to the run that they are compared with, which is at 0.
+        ax: where to draw.
+    """
+    rows = records(rows)[:SHOWN_RUNS]
+    key = "auc_change" if change else "auc"
+    with styled():
+        ax = ax or new_axes(height=1.0 + 0.22 * len(rows))[0]
+        places = range(len(rows), 0, -1)
+        errors = [half_width(row.get(f"{key}_error")) for row in rows]
+        ax.errorbar(
+            [row.get(key) or 0.0 for row in rows],
+            places,
+            xerr=[math.nan if error is None else error for error in errors],  # NaN draws no bar
+            color=COLOURS[0],
+            linestyle="none",
+            marker="o",
+            markersize=5,
+            elinewidth=1.4,
+            capsize=2.5,
+        )
+        if change:
+            ax.axvline(0, color=INK, linewidth=1, linestyle="--")
+        ax.set_yticks(places, [plain(shortened(title)) for title in titles(rows)])
+        ax.set_ylim(0.3, len(rows) + 0.7)
+        auc_axes(ax, x="Difference of test AUC" if change else "Test AUC")
+        finish(ax)
+        ax.grid(False, axis="y")
+        return ax
 
 
 def learning_curves(events: Rows, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from recsys_emb.files import read_json, write_text
 from recsys_emb.report import html
-from recsys_emb.report.columns import COLUMNS, label
-from recsys_emb.report.compare import SIZES_NOTE
+from recsys_emb.report.columns import BY_KEY, SIZES_NOTE
+from recsys_emb.report.differences import label
 from recsys_emb.report.runs import Report, load_report
 from recsys_emb.sizes import human_bytes
-from recsys_emb.training.run_dir import RunDir
+from recsys_emb.training.run_files import read_metrics
 
 
 def run_page(run_dir: str | Path, out: str | Path | None = None) -> Path:
@@ -23,7 +23,7 @@ def run_page(run_dir: str | Path, out: str | Path | None = None) -> Path:
     """
     run = Path(run_dir)
     path = run / "report.html" if out is None else Path(out)
-    report, events = load_report(run), RunDir(run).metrics()
+    report, events = load_report(run), read_metrics(run)
     env = read_json(run / "env.json") if (run / "env.json").is_file() else {}
     write_text(
         path,
@@ -47,8 +47,7 @@ def _quality(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _figures(report: Report, *keys: str) -> list[tuple[str, str, str]]:
-    by_key = {column.key: column for column in COLUMNS}
-    return [(by_key[k].title, by_key[k].text(report), by_key[k].meaning) for k in keys if report.get(k) is not None]
+    return [(BY_KEY[k].title, BY_KEY[k].text(report), BY_KEY[k].meaning) for k in keys if report.get(k) is not None]
 
 
 def _bayes_sentence(report: Report) -> str:

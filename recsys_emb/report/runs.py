@@ -5,26 +5,30 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, read_yaml
-from recsys_emb.training.run_dir import RunDir
-from recsys_emb.training.task import task_in
+from recsys_emb.report.differences import differing, in_words, settings_of
+from recsys_emb.report.intervals import error_of_mean
+from recsys_emb.sizes import budget_bytes
+from recsys_emb.training.main_metric import main_metric_in
+from recsys_emb.training.run_files import how_to_continue
 
 Report = dict[str, Any]
 
 AVERAGED = (
-    *("auc", "logloss", "ne", "calibration", "gauc", "bayes_auc", "bayes_gap", "valid_auc"),
+    *("auc", "logloss", "ne", "calibration", "gauc", "bayes_auc", "bayes_gap", "valid_auc", "auc_change"),
     *("serving_bytes", "full_bytes", "ratio", "training_bytes", "peak_rss_bytes", "vocabulary_bytes"),
+    *("dense_bytes", "served_bytes"),
     *("samples_per_second", "train_seconds", "epochs"),
 )
 """Keys of a report that are figures: a group of runs has their mean, and their spread as ``<key>_std``."""
 
 _REQUIRED = ("model", "backend", "dataset", "seed", "serving_bytes", "training_bytes")
-_SHOWN_ELSEWHERE = ("seed", "model.name", "embedding.backend", "embedding.budget", "data.path", "compact.budget")
+_BUDGETS = ("embedding.budget", "compact.budget")
 
 
 def load_report(run_dir: str | Path) -> Report:
@@ -45,9 +49,9 @@ def load_report(run_dir: str | Path) -> Report:
         raise UserError(f"run {run}: not a run folder (no config.yaml); give one written by `recsys-emb train`")
     missing = [name for name in ("DONE", "report.json") if not artifact and not (run / name).is_file()]
     if missing:
-        raise UserError(f"run {run}: not finished (no {missing[0]}); {RunDir(run).how_to_continue}")
+        raise UserError(f"run {run}: not finished (no {missing[0]}); {how_to_continue(run)}")
     report = read_json(run / "report.json")
-    main = task_in(report).main
+    main = main_metric_in(report)
     if artifact and report.get(main.key) is None:
         raise UserError(f"artifact {run}: has no figures yet; run `recsys-emb evaluate {run}` first")
     absent = [key for key in (*_REQUIRED, main.key) if key not in report]
@@ -85,23 +89,31 @@ def _artifact_config(artifact: Path) -> dict[str, Any]:
 def group_by_seed(reports: Sequence[Report]) -> list[Report]:
     """One row per config, the mean of its seeds; by dataset and task, the best first.
 
-    A row is a report whose figures are means, with ``<key>_std`` (sample standard deviation, None for one run),
-    ``n``, ``seeds``, ``runs`` (folder names) and ``settings``: the config keys by which it differs from the rows
-    of the same model, backend and budget, as ``"key=value, ..."``.
+    A row is a report whose figures are means, with ``<key>_std`` (sample standard deviation, None for one run) and
+
+    - ``n``, ``seeds``, ``runs`` (folder names), ``paths``;
+    - ``budget_bytes``: what the embeddings were allowed to take, None for anything;
+    - ``settings``: by what the row differs from others of its model and backend, but for the budget, in words;
+    - ``auc_error`` and ``auc_change_error``: standard errors of the means, see ``intervals.py``.
     """
     groups: dict[str, list[Report]] = defaultdict(list)
     for report in reports:
-        flat = {key: value for key, value in _flat(report["config"]).items() if key != "seed"}
-        identity = [report["model"], report["backend"], report["dataset"], sorted(flat.items())]
-        groups[json.dumps(identity, default=str)].append(report)
+        groups[identity(report)].append(report)
     rows = [_mean_row(members) for members in groups.values()]
-    _name_differences(rows)
+    _name_settings(rows)
 
     def rank(row: Report) -> tuple[str, str, float]:
-        task = task_in(row)
-        return str(row["dataset"]), task.name, -task.main.score(task.main.of(row))
+        main = main_metric_in(row)
+        return str(row["dataset"]), main.key, -main.score(main.of(row))
 
     return sorted(rows, key=rank)
+
+
+def identity(report: Report) -> str:
+    """What runs have in common that differ by seed alone."""
+    settings = {key: value for key, value in settings_of(report).items() if key not in ("seed", *_BUDGETS)}
+    named = [report["model"], report["backend"], report["dataset"], _budget_bytes(report)]
+    return json.dumps([*named, sorted(settings.items())], default=str)
 
 
 def _mean_row(members: list[Report]) -> Report:
@@ -110,34 +122,30 @@ def _mean_row(members: list[Report]) -> Report:
         values = [m[key] for m in members if m.get(key) is not None]
         row[key] = statistics.fmean(values) if values else None
         row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    for key in ("auc", "auc_change"):
+        row[f"{key}_error"] = error_of_mean([m.get(f"{key}_stderr") for m in members], row[f"{key}_std"])
     row["n"] = len(members)
     row["seeds"] = [m["seed"] for m in members]
     row["runs"] = [m["run"] for m in members]
-    compact = row["config"].get("compact") or {}
-    row["budget"] = (compact if compact.get("method") else row["config"].get("embedding") or {}).get("budget")
+    row["paths"] = [m["path"] for m in members]
+    row["budget_bytes"] = _budget_bytes(row)
     return row
 
 
-def _name_differences(rows: list[Report]) -> None:
+def _budget_bytes(report: Report) -> int | None:
+    compact = report["config"].get("compact") or {}
+    given = (compact if compact.get("method") else report["config"].get("embedding") or {}).get("budget")
+    return budget_bytes(given, report.get("full_bytes") or 0)
+
+
+def _name_settings(rows: Sequence[Report]) -> None:
     alike: dict[str, list[Report]] = defaultdict(list)
     for row in rows:
-        alike[json.dumps([row["model"], row["backend"], row["dataset"], row["budget"]], default=str)].append(row)
+        alike[json.dumps([row["model"], row["backend"], row["dataset"]], default=str)].append(row)
     for cohort in alike.values():
-        flats = [_flat(row["config"]) for row in cohort]
-        keys = sorted({key for flat in flats for key in flat} - set(_SHOWN_ELSEWHERE))
-        differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
-        if len(cohort) > 1 and not differing:  # the same options on other data of the same name
-            differing = ["data.path"]
-        for row, flat in zip(cohort, flats):
-            budget = [] if row["budget"] is None else [f"budget {row['budget']}"]
-            row["settings"] = ", ".join(budget + [f"{key}={flat[key]}" for key in differing if key in flat])
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+        keys = differing(cohort)
+        told = [(row["budget_bytes"], in_words(row, keys)) for row in cohort]
+        if len(set(told)) < len(told):  # the same options on other data of the same name
+            keys = [*keys, "data.path"]
+        for row in cohort:
+            row["settings"] = in_words(row, keys)

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from recsys_emb.report.figure import COLOURS, INK, finish, log_axis, megabytes, new_axes, plain, styled
+from recsys_emb.report.figure import COLOURS, INK, auc_axes, finish, log_axis, megabytes, new_axes, plain, styled
 from recsys_emb.report.frames import Rows, records
 from recsys_emb.sizes import MB
 
@@ -50,7 +50,7 @@ def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
             ax.axhline(row["auc"], color=COLOURS[1], linewidth=1.2, linestyle=line, label=plain(row["enqueued"]))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("Trial")
-        ax.set_ylabel("Validation AUC" if figure == "auc" else "Validation AUC on the supernet")
+        auc_axes(ax, y="Validation AUC" if figure == "auc" else "Validation AUC on the supernet")
         _legend(ax)
         return finish(ax)
 
@@ -82,7 +82,7 @@ def pareto(trials: Rows, budget_bytes: float | None = None, ax: Axes | None = No
             ax.axvline(budget_bytes / MB, color=INK, linewidth=1, linestyle="--", label="budget")
         log_axis(ax, sizes)
         ax.set_xlabel("Serving size of the embeddings (MB, log scale)")
-        ax.set_ylabel("Validation AUC")
+        auc_axes(ax, y="Validation AUC")
         _legend(ax)
         return finish(ax)
 
@@ -107,8 +107,7 @@ def scores(trials: Rows, ax: Axes | None = None) -> Axes:
     with styled():
         ax = ax or new_axes()[0]
         _points(ax, rows, "candidate", lambda row: row["score"], marker="o", color=COLOURS[0])
-        ax.set_xlabel("Validation AUC on the supernet")
-        ax.set_ylabel("Validation AUC after training")
+        auc_axes(ax, x="Validation AUC on the supernet", y="Validation AUC after training")
         return finish(ax)
 
 

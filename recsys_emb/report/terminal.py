@@ -1,4 +1,4 @@
-"""Results as rich tables, for people at a terminal; ``compare.terminal_table`` is the one of many runs."""
+"""Results as rich tables, for people at a terminal; compare_table.py has the one of many runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from rich.table import Table
 
 from recsys_emb.sizes import human_bytes
-from recsys_emb.training.task import task_in
+from recsys_emb.training.main_metric import main_metric_in
 
 
 def run_table(report: Mapping[str, Any], folder: Path) -> Table:
     """What a training gave."""
-    table, main = _facts(report), task_in(report).main
+    table, main = _facts(report), main_metric_in(report)
     table.add_row(f"test {main.title}", f"{main.of(report):.5f}")
     if report["bayes_auc"] is not None:
         table.add_row("gap to Bayes", f"{report['bayes_auc'] - report['auc']:.5f}")
@@ -42,7 +42,7 @@ def artifact_table(report: Mapping[str, Any], folder: Path) -> Table:
         table.add_row("[bold red]larger than the run's own[/]", smaller)
     table.add_row("rest of the model", human_bytes(report["dense_bytes"]))
     table.add_row("vocabularies", human_bytes(report["vocabulary_bytes"]))
-    main = task_in(report).main
+    main = main_metric_in(report)
     if report[main.key] is not None:
         error = report["logit_error"]
         table.add_row(f"test {main.title}", f"{main.of(report):.5f}")

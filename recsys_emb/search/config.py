@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from recsys_emb.config import GivenBudget, RunConfig, load_config, parse_config
 from recsys_emb.data.store import EncodedDataset, open_dataset
-from recsys_emb.embeddings.budget import budget_bytes
 from recsys_emb.errors import BudgetTooSmall, UserError
 from recsys_emb.files import read_yaml
 from recsys_emb.search.space import Keys, Space, Values, parse_space
+from recsys_emb.sizes import budget_bytes
 from recsys_emb.training.run import group_of, plan
 from recsys_emb.training.task import Task, task_of
 from recsys_emb.validation import explain

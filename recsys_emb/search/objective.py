@@ -22,8 +22,8 @@ from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.errors import BudgetTooSmall, UserError
 from recsys_emb.search.config import Search, without_budget
+from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.run import plan, train
-from recsys_emb.training.task import MainMetric
 from recsys_emb.training.trainer import Reporter, TrainingState
 
 COMPLETE, PRUNED, INFEASIBLE, FAILED, DUPLICATE = "complete", "pruned", "infeasible", "failed", "duplicate"

@@ -34,9 +34,9 @@ from recsys_emb.search.objective import (
     OUTCOME,
     RUN,
 )
+from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import group_of, train
-from recsys_emb.training.task import MainMetric
 
 SUPPORTED = 0.5
 """Rank correlation of supernet scores and retrained AUCs below which a search says that it was a guess."""

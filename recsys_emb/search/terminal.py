@@ -13,7 +13,7 @@ from rich.table import Table
 
 from recsys_emb.search.objective import COMPLETE, CONFIG, DUPLICATE, OUTCOME, RUN, name_of
 from recsys_emb.sizes import human_bytes
-from recsys_emb.training.task import task_in
+from recsys_emb.training.main_metric import main_metric_in
 
 
 def quiet(study: Study, trial: FrozenTrial) -> None:
@@ -25,7 +25,7 @@ def tell(study: Study, trial: FrozenTrial) -> None:
     attrs = trial.user_attrs
     if attrs[OUTCOME] == DUPLICATE:
         return  # hundreds, where little is left to draw
-    main = task_in(attrs.get(CONFIG, {})).main
+    main = main_metric_in(attrs.get(CONFIG, {}))
     figure = f"valid {main.title}" if RUN in attrs else "score"
     parts = [f"{figure} {main.of(attrs):.5f}"] if attrs[OUTCOME] == COMPLETE else [attrs[OUTCOME]]
     if attrs.get("serving_bytes") is not None:
@@ -35,7 +35,7 @@ def tell(study: Study, trial: FrozenTrial) -> None:
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
-    winner, main = summary["winner"], task_in(summary).main
+    winner, main = summary["winner"], main_metric_in(summary)
     budget = summary["budget_bytes"]
     within = "any size" if budget is None else f"within {human_bytes(budget)}"
     title = f"{summary['model']} on {summary['dataset']}, {within}"
@@ -61,7 +61,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _front(summary: dict[str, Any]) -> Table:
-    main = task_in(summary).main
+    main = main_metric_in(summary)
     table = _table("Front: none beats these in both", f"valid {main.title}", "bytes", "of full")
     for row in summary["front"]:
         table.add_row(row["name"], f"{row[f'valid_{main.key}']:.5f}", *_sizes(row, summary))
@@ -93,7 +93,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
             "drawn was over the budget, or tried before"
         )
     if summary["hypervolume"] is not None:
-        main = task_in(summary).main
+        main = main_metric_in(summary)
         found.append(f"the winner is the smallest within {summary['tolerance']} of the best {main.title}")
         above = f"{main.title} above {main.chance}"
         found.append(f"hypervolume {summary['hypervolume']:.5f} ({above} times bytes below full)")
@@ -102,7 +102,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
         found.append("too few candidates were trained to say whether the supernet ranks them rightly: raise retrain")
     if correlation is not None:
         rho = correlation["spearman"]
-        title, figure = task_in(summary).main.title, "-" if rho is None else f"{rho:.2f}"
+        title, figure = main_metric_in(summary).title, "-" if rho is None else f"{rho:.2f}"
         text = f"rank correlation of supernet score and trained {title}: {figure} over {correlation['n']} candidates"
         found.append(text if correlation["supported"] else f"{text}: too low for the scores to have guided this search")
     return found

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -48,8 +47,6 @@ FORMAT_VERSION = 4
 """4: texts of one value, such as 3 and 3.0, are one id (data/values.py). 3: narrow rows are kept as they are; 2 divided
 them by a factor of their width."""
 EMBEDDING, DENSE, MANIFEST, REPORT = "embedding.safetensors", "dense.safetensors", ARTIFACT_MANIFEST, "report.json"
-BACKEND_PREFIX = "embedding.backend."
-"""Of the keys of a model's ``state_dict`` that belong to the embedding."""
 
 
 class _Strict(BaseModel):
@@ -176,8 +173,7 @@ def load_artifact(path: str | Path, device: str = "auto") -> Artifact:
         raise UserError(f"{path / MANIFEST}: schema and model do not fit together ({one_line(error)})") from None
     stored = _load(path / EMBEDDING, backend.state_dict())
     backend.load_state_dict(stored, assign=True)
-    dense = {k: v for k, v in model.state_dict().items() if not k.startswith(BACKEND_PREFIX)}
-    model.load_state_dict(_load(path / DENSE, dense), strict=False)
+    model.load_state_dict(_load(path / DENSE, model.dense_state()), strict=False)
     return Artifact(path, manifest, config, model.to(runtime.pick_device(device)).eval())
 
 
@@ -253,7 +249,6 @@ def arrays(backend: EmbeddingBackend[Any]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in backend.state_dict().items()}
 
 
-def dense_arrays(model: torch.nn.Module) -> dict[str, Tensor]:
+def dense_arrays(model: CTRModel) -> dict[str, Tensor]:
     """What ``dense.safetensors`` holds."""
-    rest = model.state_dict().items()
-    return {name: t.detach().cpu().contiguous() for name, t in rest if not name.startswith(BACKEND_PREFIX)}
+    return {name: t.detach().cpu().contiguous() for name, t in model.dense_state().items()}

@@ -15,7 +15,6 @@ from recsys_emb.data.folder import checksum
 from recsys_emb.data.like import RawRows
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.embeddings.base import EmbeddingBackend
-from recsys_emb.embeddings.budget import Budget
 from recsys_emb.embeddings.forms import Form
 from recsys_emb.embeddings.posttraining import compress
 from recsys_emb.errors import UserError, settings_written_as
@@ -35,9 +34,12 @@ from recsys_emb.serving.artifact import (
     vocabulary_files,
 )
 from recsys_emb.serving.evaluate import logit_error
+from recsys_emb.sizes import Budget
 from recsys_emb.training import runtime
-from recsys_emb.training.run import embedding_figures, restore
+from recsys_emb.training.metrics import Predictions, auc_change
+from recsys_emb.training.run import embedding_figures, restore, served_figures
 from recsys_emb.training.run_dir import RunDir
+from recsys_emb.training.run_files import PREDICTIONS
 from recsys_emb.training.stage_runner import predict_split
 from recsys_emb.training.task import task_of
 
@@ -63,8 +65,9 @@ def write_artifact(
         data: where the run's dataset is now, or one that was prepared alike; absent: where it was in training.
 
     Returns:
-        The report: the keys of a run's report with the artifact's figures, ``method``, ``dense_bytes``,
-        ``trained_serving_bytes`` (of the run's own form), ``logit_error``.
+        The report: the keys of a run's report with the artifact's figures, ``method``, ``trained_serving_bytes`` (of
+        the run's own form), ``logit_error``, and ``change_from_run``: that of the AUC, its standard error, and the
+        checksum of the run's stored predictions.
 
     Raises:
         UserError: ``out`` exists, the run is not finished, its dataset is gone, or the budget is out of reach.
@@ -78,7 +81,7 @@ def write_artifact(
     dataset = run.open_dataset(data)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
-    before = predict_split(model, dataset, "test", config, precision).logits if evaluate else None
+    before = predict_split(model, dataset, "test", config, precision) if evaluate else None
 
     backend = model.eval().embedding.backend.compact()
     backend = _compressed(backend, dataset, method, budget, options)
@@ -103,11 +106,10 @@ def write_artifact(
             shutil.copymode(folder / MANIFEST, folder / file)
         report = {
             **{k: v for k, v in trained.items() if not k.startswith("valid_")},
-            **dict.fromkeys((*task_of(config).keys, "logit_error")),
+            **dict.fromkeys((*task_of(config).keys, "logit_error", "change_from_run")),
             **embedding_figures(backend),
+            **served_figures(backend, model, dataset),
             "trained_serving_bytes": trained["serving_bytes"],
-            "dense_bytes": (folder / DENSE).stat().st_size,
-            "vocabulary_bytes": sum((folder / f).stat().st_size for f in vocabulary_files(dataset.schema)),
             "backend": config.embedding.backend if method is None else f"{config.embedding.backend}+{method}",
             "method": method,
             "budget": config.embedding.budget if method is None else budget,
@@ -115,9 +117,20 @@ def write_artifact(
         if before is not None:
             artifact = load_artifact(folder, device=str(next(model.parameters()).device.type))
             after = predict_split(artifact.model, dataset, "test", config, precision)
-            report |= {**task_of(config).metrics(after), "logit_error": logit_error(before, after.logits)}
+            report |= {
+                **task_of(config).metrics(after),
+                "logit_error": logit_error(before.logits, after.logits),
+                "change_from_run": _change(run, before, after),
+            }
         write_json(folder / REPORT, report)
     return report
+
+
+def _change(run: RunDir, before: Predictions, after: Predictions) -> dict[str, Any]:
+    """How the test AUC moved from the run's, and the checksum of the predictions that the run keeps, if it does."""
+    stored = run.path / PREDICTIONS
+    change, stderr = auc_change(before, after)
+    return {"auc": change, "stderr": stderr, "predictions": checksum(stored) if stored.is_file() else None}
 
 
 def _compressed(

@@ -6,7 +6,6 @@ throughout; sums are float64.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +16,9 @@ from torch.nn import functional as F
 
 from recsys_emb.data.schema import OOV_ID
 from recsys_emb.errors import UserError
+from recsys_emb.training import delong
+from recsys_emb.training.delong import share_below
+from recsys_emb.training.stored_predictions import StoredPredictions
 
 
 class Predictions:
@@ -70,6 +72,16 @@ class Predictions:
         """int64 [N], or None when no batch had groups."""
         return self._concatenated("groups", torch.int64) if self._columns["groups"] else None
 
+    def stored(self) -> StoredPredictions:
+        """The same as a run's folder keeps it: whether a user is known, not who it is."""
+        weights, groups = self.weights, self.groups
+        return StoredPredictions(
+            logits=self.logits.numpy(),
+            labels=self.labels.to(torch.uint8).numpy(),
+            weights=None if weights is None else weights.numpy(),
+            known_user=None if groups is None else (groups != OOV_ID).numpy(),
+        )
+
     def exchanged(self, gather: Callable[[Tensor], Tensor]) -> Predictions:
         """Every column as ``gather`` gives it: with the rows of other processes."""
         out = Predictions()
@@ -111,35 +123,20 @@ def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     of_positive, of_negative = weights[positive], weights[~positive]
     if min(of_positive.sum(), of_negative.sum()) <= 0:
         raise UserError("AUC is undefined: all rows of one class have weight 0; check the weight column of the split")
-    positives, order = scores[positive].sort()  # for the searches, as above
-    return _mean(_wins(positives, scores[~positive], of_negative), of_positive[order])
+    won = share_below(scores[positive].numpy(), scores[~positive].numpy(), of_negative.numpy())
+    return _mean(torch.from_numpy(won), of_positive)
+
+
+def auc_stderr(predictions: Predictions) -> float:
+    """The standard error of an AUC: how far another test set of the same kind would move it. See ``delong.py``."""
+    weights = None if predictions.weights is None else predictions.weights.numpy()
+    return delong.auc_stderr(predictions.logits.numpy(), predictions.labels.numpy(), weights)
 
 
 def auc_change(before: Predictions, after: Predictions) -> tuple[float, float]:
-    """How AUC changes from one model to another on the same rows, and the standard error of that.
-
-    The error is of the difference, far below that of either AUC where the models agree on most pairs. DeLong et al.,
-    "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves", Biometrics 44, 1988,
-    for two curves and many rows (dividing by n, not n - 1).
-    """
-    positive = before.labels > 0.5
-    weights = torch.ones(len(before)) if before.weights is None else before.weights
-    change, variance = 0.0, 0.0
-    for mine, sign in ((positive, 1), (~positive, -1)):
-        others, w = weights[~mine].double(), weights[mine].double()
-        wins = [_wins(sign * p.logits[mine], sign * p.logits[~mine], others) for p in (after, before)]
-        moved = wins[0] - wins[1]
-        change = float((w * moved).sum() / w.sum())  # the same for both classes
-        variance += float((w * (moved - change)).square().sum() / w.sum().square())
-    return change, math.sqrt(variance)
-
-
-def _wins(scores: Tensor, others: Tensor, weights: Tensor) -> Tensor:
-    """Weighted share of ``others`` below each of ``scores``, ties counting half. float64 [len(scores)]."""
-    others, order = others.sort()
-    mass = F.pad(weights[order].cumsum(0), (1, 0))
-    below, up_to = (mass[torch.searchsorted(others, scores, right=right)] for right in (False, True))
-    return (below + up_to) / (2 * mass[-1])
+    """How AUC changes from one model to another on the same rows, and the standard error of that. See ``delong.py``."""
+    weights = None if before.weights is None else before.weights.numpy()
+    return delong.auc_change(before.logits.numpy(), after.logits.numpy(), before.labels.numpy(), weights)
 
 
 def logloss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
@@ -236,6 +233,7 @@ def gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None 
 def evaluate(predictions: Predictions) -> dict[str, float | None]:
     """All metrics of a split: ``auc``, ``logloss``, ``ne``, ``calibration`` and ``gauc``, and what they cover.
 
+    ``auc_stderr`` is how far another split of the same kind would move the AUC.
     ``gauc`` is of ``gauc_rows`` of the ``rows``, of ``gauc_users`` of the ``users`` that have an id; all but ``rows``
     are None without groups.
 
@@ -245,6 +243,7 @@ def evaluate(predictions: Predictions) -> dict[str, float | None]:
     logits, labels, weights = predictions.logits, predictions.labels, predictions.weights
     return {
         "auc": auc(logits, labels, weights),
+        "auc_stderr": auc_stderr(predictions),
         "logloss": logloss(logits, labels, weights),
         "ne": normalized_entropy(logits, labels, weights),
         "calibration": calibration(logits, labels, weights),

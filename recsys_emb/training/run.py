@@ -23,9 +23,11 @@ from recsys_emb.errors import BudgetTooSmall, LostProcess, UserError, settings_w
 from recsys_emb.files import unused
 from recsys_emb.lock import sole_writer
 from recsys_emb.models.base import CTRModel, model_registry
+from recsys_emb.sizes import budget_bytes
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
 from recsys_emb.training.run_dir import RunDir, check_free
+from recsys_emb.training.run_files import PREDICTIONS
 from recsys_emb.training.stage_runner import (
     Outcome,
     StageRunner,
@@ -180,8 +182,9 @@ def _train(
         if not test:
             return report
         batches = split_loader(dataset, "test", config, world=world)
+        predicted = predict(model, stop.watch(batches), precision, world)
         report = {
-            **task_of(config).metrics(predict(model, stop.watch(batches), precision, world)),
+            **task_of(config).metrics(predicted),
             **report,
             "peak_rss_bytes": world.all_reduce_max(runtime.peak_rss_bytes()),
             "device": str(device),
@@ -189,6 +192,7 @@ def _train(
             "processes": world.size,
         }
         if world.is_rank_zero:
+            predicted.stored().save(run.path / PREDICTIONS)
             run.finish(report)
         return report
 
@@ -221,9 +225,9 @@ def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcome
         "bayes_auc": dataset.bayes.get("test", {}).get("auc"),
         "bayes_logloss": dataset.bayes.get("test", {}).get("logloss"),
         **embedding_figures(model.embedding.backend),
+        **served_figures(model.embedding.backend, model, dataset),
         "budget": config.embedding.budget if made is None else made.budget,
         "training_bytes": max(o.training_bytes for o in outcomes),
-        "vocabulary_bytes": dataset.manifest.get("vocabulary_bytes"),
         "samples_per_second": sum(o.samples for o in trainings) / max(sum(o.step_seconds for o in trainings), 1e-9),
         "train_seconds": sum(o.seconds for o in outcomes),
         "epochs": sum(o.epochs for o in outcomes),
@@ -253,6 +257,14 @@ def embedding_figures(backend: EmbeddingBackend[Any]) -> dict[str, Any]:
         "ratio": None if hashed else serving / backend.spec.full_bytes,
         "tables": [{"name": row.pop("table"), **row} for row in tables],
     }
+
+
+def served_figures(backend: EmbeddingBackend[Any], model: CTRModel, dataset: EncodedDataset) -> dict[str, Any]:
+    """The bytes of the parts of an artifact, and of all: embeddings, the rest of the model, vocabularies."""
+    dense = sum(tensor.nbytes for tensor in model.dense_state().values())
+    vocabulary = dataset.manifest.get("vocabulary_bytes")
+    served = backend.serving_bytes() + dense + (vocabulary or 0)
+    return {"dense_bytes": dense, "vocabulary_bytes": vocabulary, "served_bytes": served}
 
 
 def restore(run: RunDir) -> tuple[CTRModel, str]:

@@ -9,6 +9,7 @@ RUN/
   metrics.jsonl      one JSON object a line: {"event": "train" | "eval" | "search", "stage", "step", "epoch", ...}
   tensorboard/       the same for TensorBoard
   checkpoints/       one folder a stage (checkpoint.py)
+  test_predictions.safetensors   logits and labels of the test split, to compare runs row by row
   report.json        the final figures
   LOCK               held by the process that writes the folder (lock.py)
   DONE               written last: without it the run is not finished
@@ -30,8 +31,9 @@ from recsys_emb.data.like import how_to_prepare_like
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.errors import UserError
-from recsys_emb.files import read_json, read_json_as, read_json_lines, write_json, write_text
+from recsys_emb.files import read_json, read_json_as, write_json, write_text
 from recsys_emb.lock import LOCK
+from recsys_emb.training.run_files import how_to_continue, read_metrics
 from recsys_emb.training.runtime import environment
 
 _BEGINNING = {"env.json", "schema.json", "dataset.json", LOCK}
@@ -110,7 +112,7 @@ class RunDir:
     @property
     def how_to_continue(self) -> str:
         """Advice for messages about an unfinished run."""
-        return f"continue it with `recsys-emb train --out {self.path} --resume`"
+        return how_to_continue(self.path)
 
     @property
     def report(self) -> dict[str, Any]:
@@ -129,8 +131,7 @@ class RunDir:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``, oldest first; none before training starts. UserError names a broken line."""
-        path = self.path / "metrics.jsonl"
-        return read_json_lines(path) if path.is_file() else []
+        return read_metrics(self.path)
 
     @contextmanager
     def log(self, stage: str, step: int, evaluated: int) -> Iterator[MetricsLog]:

@@ -29,11 +29,12 @@ from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import one_line, read_json, read_json_as, write_json
 from recsys_emb.models.base import CTRModel, build_model
 from recsys_emb.training.checkpoint import MODEL, Checkpoints, check, load_model
+from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.metrics import Predictions
 from recsys_emb.training.run_dir import MetricsLog, NoLog, RunDir
 from recsys_emb.training.scoring import Scorer
 from recsys_emb.training.stop import StopMark
-from recsys_emb.training.task import MainMetric, Task, task_of
+from recsys_emb.training.task import Task, task_of
 from recsys_emb.training.trainer import Reporter, Trainer, TrainingState, predict
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -16,32 +15,8 @@ from recsys_emb.data.batches import Batch
 from recsys_emb.data.store import Split
 from recsys_emb.errors import UserError
 from recsys_emb.training import metrics
+from recsys_emb.training.main_metric import MAIN_METRICS, MainMetric
 from recsys_emb.training.metrics import Predictions
-
-
-@dataclass(frozen=True)
-class MainMetric:
-    """The metric that picks checkpoints, trials and winners.
-
-    Attributes:
-        key: among the task's metrics, and in reports.
-        title: as people write it.
-        chance: its value without any knowledge.
-        maximize: more of it is better.
-    """
-
-    key: str
-    title: str
-    chance: float
-    maximize: bool = True
-
-    def of(self, figures: Mapping[str, Any]) -> float:
-        """Its value among a split's metrics, or in a report."""
-        return float(figures[self.key])
-
-    def score(self, value: float) -> float:
-        """The value with its sign turned where less is better, so that more always is."""
-        return value if self.maximize else -value
 
 
 class Task(ABC):
@@ -94,8 +69,8 @@ class ClickThrough(Task):
     """Whether somebody clicks: labels 0 and 1, logits are log-odds, binary cross-entropy."""
 
     name = "ctr"
-    main = MainMetric("auc", "AUC", chance=0.5)
-    keys = ("auc", "logloss", "ne", "calibration", "gauc", "gauc_users", "gauc_rows", "users", "rows")
+    main = MAIN_METRICS["ctr"]
+    keys = ("auc", "auc_stderr", "logloss", "ne", "calibration", "gauc", "gauc_users", "gauc_rows", "users", "rows")
 
     def check(self, split: Split) -> None:
         if len(split) and (most := int(split.labels.max())) > 1:
@@ -127,8 +102,3 @@ TASKS: Final[Mapping[str, Task]] = {task.name: task for task in (ClickThrough(),
 def task_of(config: RunConfig) -> Task:
     """The task of a run."""
     return TASKS[config.task]
-
-
-def task_in(tree: Mapping[str, Any]) -> Task:
-    """The task that a report, or a config as JSON, names; ``ctr`` where it names none."""
-    return TASKS[tree.get("task", ClickThrough.name)]

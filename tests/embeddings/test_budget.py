@@ -1,4 +1,4 @@
-"""Budgets: what a user may write, and how bytes are shared between tables."""
+"""Budgets: how bytes are shared between tables."""
 
 from __future__ import annotations
 
@@ -12,27 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, TableSpec, backend_registry
-from recsys_emb.embeddings.budget import budget_bytes, plan_backend, water_fill
+from recsys_emb.embeddings.budget import plan_backend, water_fill
 from recsys_emb.errors import UserError
-
-
-@pytest.mark.parametrize(
-    ("budget", "expected"),
-    [
-        *((0.1, 100), ("0.1", 100), (1, 1000), (2000, 2000), ("20MB", 20_000_000), ("1.5 KiB", 1536), (None, None)),
-        *((".5", 500), ("1e-1", 100), ("1e6", 10**6), ("2.5e1MB", 25_000_000), ("1E+3", 1000)),
-    ],
-)
-def test_budget_in_bytes(budget: float | str | None, expected: int | None) -> None:
-    assert budget_bytes(budget, 1000) == expected
-
-
-@pytest.mark.parametrize(
-    "budget", [0, -1, 1.5, "1.5", True, "20 parsecs", "", ".", "e3", "1e", "-1", float("nan"), float("inf")]
-)
-def test_a_bad_budget_says_what_is_allowed(budget: float | str) -> None:
-    with pytest.raises(UserError, match=r"budget: .*allowed: a ratio above 0"):
-        budget_bytes(budget, 1000)
 
 
 def test_unknown_option_names_the_key_and_the_allowed_ones() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
 import pytest
 import yaml
+
+from recsys_emb.training.run_files import PREDICTIONS
+from recsys_emb.training.stored_predictions import StoredPredictions
 
 
 def write_run(
@@ -24,18 +28,25 @@ def write_run(
     learning_rate: float = 0.001,
     dataset: str = "movielens-1m",
     done: bool = True,
+    config: Mapping[str, Any] = MappingProxyType({}),
+    predictions: StoredPredictions | None = None,
     **figures: Any,
 ) -> Path:
-    """A finished run; ``figures`` replace those of its report."""
+    """A finished run; ``figures`` replace those of its report, ``config`` keys ``section.key`` of its config."""
     folder.mkdir(parents=True)
-    config = {
+    tree: dict[str, Any] = {
         "data": {"path": f"data/{dataset}"},
         "model": {"name": model, "embedding_dim": 16},
         "embedding": {"backend": backend, "budget": budget, "options": {}},
         "training": {"epochs": 20, "learning_rate": learning_rate},
         "seed": seed,
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    for key, value in config.items():
+        section, _, name = key.partition(".")
+        tree[section][name] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    if predictions is not None:
+        predictions.save(folder / PREDICTIONS)
     events: list[dict[str, Any]] = []
     for step in range(100, 1001, 100):
         events.append({"event": "train", "step": step, "epoch": step / 200, "loss": 0.6 - step / 4000})
@@ -123,12 +134,17 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.source = path.read_text(encoding="utf-8")
-        self.elements, self.rows, self._cell = [], [], None
+        self.elements, self.rows, self._cell, self._heading = [], [], None, None
+        self._tables = {}
         self.feed(self.source)
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.elements.append((tag, attrs))
+        if tag == "h2":
+            self._heading = ""
+        if tag == "table":
+            self._tables[self._heading.split("\n")[0]] = len(self.rows)
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -138,6 +154,8 @@ class Page(HTMLParser):
             self._cell["text"] += "|"
 
     def handle_data(self, data):
+        if self._heading == "":
+            self._heading = data
         if self._cell is not None:
             self._cell["text"] += data
 
@@ -145,10 +163,23 @@ class Page(HTMLParser):
         if tag in ("td", "th"):
             self._cell = None
 
+    def table(self, heading):
+        """Of the table below a heading: the (first) place of each column by its title, then its rows."""
+        start = self._tables[heading]
+        end = min([at for at in self._tables.values() if at > start], default=len(self.rows))
+        header, *rows = self.rows[start:end]
+        columns = {}
+        for i, cell in enumerate(header):
+            columns.setdefault(cell["text"].replace("\u00a0", " "), i)
+        return columns, *rows
+
     def assert_self_contained(self):
         for tag, attrs in self.elements:
             assert tag not in ("link", "iframe", "object", "embed", "base")
             assert tag != "script" or not attrs
+            if tag == "a":  # to a page beside this one
+                assert not re.match(r"\w+:|/", attrs["href"])
+                continue
             for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
                 assert attrs.get(name, "#").startswith("#"), (tag, attrs)
         assert "@import" not in self.source

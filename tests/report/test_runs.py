@@ -59,11 +59,25 @@ def test_rows_are_told_apart_by_the_settings_that_differ(make_run):
     ]
     rows = group_by_seed(load_reports(runs))
     assert [row["runs"] for row in rows] == [["hash"], ["fast"], ["slow"]]  # best AUC first
-    assert [row["settings"] for row in rows] == [
-        "budget 0.1",
-        "training.learning_rate=0.01",
-        "training.learning_rate=0.001",
-    ]
+    assert [row["settings"] for row in rows] == ["", "learning_rate=0.01", "learning_rate=0.001"]
+    assert [row["budget_bytes"] for row in rows] == [63_961, None, None]
+
+
+def test_one_budget_in_two_words_is_one_row(make_run):
+    runs = [make_run("ratio", seed=1, budget=0.1), make_run("bytes", seed=2, budget=63_961)]
+    assert [row["n"] for row in group_by_seed(load_reports(runs))] == [2]
+
+
+def test_options_of_different_methods_tell_nothing(make_run):
+    runs = [make_run(b, backend=b, config={"embedding.options": {"seed": i}}) for i, b in enumerate(("qr", "hash"))]
+    assert [row["settings"] for row in group_by_seed(load_reports(runs))] == ["", ""]
+    runs.append(make_run("qr2", backend="qr", config={"embedding.options": {"seed": 7}}))
+    assert [r["settings"] for r in group_by_seed(load_reports(runs))] == ["seed=0", "", "seed=7"]
+
+
+def test_runs_of_two_precisions_are_not_averaged(make_run):
+    rows = group_by_seed(load_reports([make_run(p, seed=i, precision=p) for i, p in enumerate(("bf16", "fp32"))]))
+    assert [row["settings"] for row in rows] == ["ran with precision=bf16", "ran with precision=fp32"]
 
 
 def test_datasets_are_never_averaged_together(make_run):

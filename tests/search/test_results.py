@@ -10,7 +10,8 @@ import pytest
 
 from recsys_emb.errors import UserError
 from recsys_emb.search.results import Finished, _mark_front, choose, correlation, hypervolume, write_parquet
-from recsys_emb.training.task import TASKS, ClickThrough, MainMetric
+from recsys_emb.training.main_metric import MainMetric
+from recsys_emb.training.task import TASKS, ClickThrough
 from tests.search.conftest import RATE, MakeSearch
 
 MAIN = ClickThrough.main

@@ -178,7 +178,7 @@ def test_artifacts_are_compared_with_runs(run_of: RunOf, tmp_path: Path) -> None
     assert [row["n"] for row in rows.values()] == [1, 1, 1, 1]
     assert rows["same"]["auc"] == rows["full"]["auc"]
     assert (rows["full"]["settings"], rows["same"]["settings"]) == ("", "artifact=yes")
-    assert rows["svd"]["settings"] == "budget 12kB"
+    assert rows["svd"]["budget_bytes"] == 12000
     assert {row["backend"] for row in rows.values()} == {"full", "full+int8", "full+svd"}
     assert rows["svd"]["serving_bytes"] <= 12000
 

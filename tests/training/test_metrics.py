@@ -17,6 +17,7 @@ from recsys_emb.training.metrics import (
     UserAUC,
     auc,
     auc_change,
+    auc_stderr,
     calibration,
     evaluate,
     gauc,
@@ -232,6 +233,26 @@ def test_auc_change_against_all_pairs(weighted: bool) -> None:
     aucs = [roc_auc_score(labels, x.logits, sample_weight=weights) for x in (before, after)]
     assert mean == pytest.approx(aucs[1] - aucs[0], abs=1e-9)
     assert auc_change(before, before) == (0, 0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_error_of_an_auc_against_all_pairs(weighted: bool) -> None:
+    predictions, _ = two_models(300, seed=1, weighted=weighted)
+    scores, labels = predictions.logits.numpy(), predictions.labels.numpy() > 0.5
+    weights = np.ones(300) if predictions.weights is None else predictions.weights.numpy().astype(np.float64)
+    p, n = weights[labels], weights[~labels]
+    gap = scores[labels][:, None] - scores[~labels][None, :]
+    won = (gap > 0) + 0.5 * (gap == 0) - roc_auc_score(labels, scores, sample_weight=weights)
+    rows, columns = won @ n / n.sum(), p @ won / p.sum()
+    variance = (p**2 @ rows**2) / p.sum() ** 2 + (n**2 @ columns**2) / n.sum() ** 2
+    assert auc_stderr(predictions) == pytest.approx(variance**0.5, rel=1e-6)
+
+
+def test_the_error_of_an_auc_is_the_spread_over_draws_of_rows() -> None:
+    drawn = [two_models(500, seed)[0] for seed in range(400)]
+    assert np.mean([auc_stderr(p) for p in drawn]) == pytest.approx(
+        np.std([auc(p.logits, p.labels) for p in drawn]), rel=0.1
+    )
 
 
 def test_the_error_of_an_auc_change_is_the_spread_over_draws_of_rows() -> None:

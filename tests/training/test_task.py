@@ -12,11 +12,12 @@ from recsys_emb.config import parse_config
 from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.training import run as running
+from recsys_emb.training.main_metric import MAIN_METRICS, MainMetric, main_metric_in
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run_dir import load_run
 from recsys_emb.training.scoring import Scorer
 from recsys_emb.training.stage_runner import split_loader
-from recsys_emb.training.task import TASKS, ClickThrough, MainMetric, task_in
+from recsys_emb.training.task import TASKS, ClickThrough
 from tests.training.conftest import config_for
 
 
@@ -60,5 +61,7 @@ def test_a_config_names_its_task(prepared: Path) -> None:
     assert config.task == "ctr"
     with pytest.raises(UserError, match="task: input should be 'ctr', got 'dance'"):
         parse_config({**config.model_dump(), "task": "dance"})
-    assert task_in(config.model_dump()) is task_in({}) is TASKS["ctr"]
+    assert task_of(config) is TASKS["ctr"]
+    assert main_metric_in(config.model_dump()) is main_metric_in({}) is TASKS["ctr"].main
+    assert TASKS.keys() == MAIN_METRICS.keys()
     assert all(task.keys[0] == task.main.key for task in TASKS.values())

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, C, EmbeddingBackend, GroupSpec, Stats
-from recsys_emb.embeddings.budget import Budget, backend_config, budget_bytes, checked_stats
+from recsys_emb.embeddings.budget import backend_config, checked_stats
 from recsys_emb.errors import BudgetTooSmall, SettingError, UserError
 from recsys_emb.registry import Registry
+from recsys_emb.sizes import Budget, budget_bytes
 
 
 class PostTraining(EmbeddingBackend[C]):
