@@ -15,7 +15,7 @@ from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.distributed.world import is_lost_connection, join
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats
-from recsys_emb.embeddings.budget import budget_bytes, plan_backend
+from recsys_emb.embeddings.budget import plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.posttraining import min_compressed_bytes
 from recsys_emb.embeddings.stages import Compact, Distil, InitFrom, Stage, Train

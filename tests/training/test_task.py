@@ -17,7 +17,7 @@ from recsys_emb.training.progress import Silent
 from recsys_emb.training.run_dir import load_run
 from recsys_emb.training.scoring import Scorer
 from recsys_emb.training.stage_runner import split_loader
-from recsys_emb.training.task import TASKS, ClickThrough
+from recsys_emb.training.task import TASKS, ClickThrough, task_of
 from tests.training.conftest import config_for
 
 
