@@ -81,8 +81,8 @@ class TrainingConfig(_Section):
     learning_rate: float = Field(1e-3, gt=0)
     lr_schedule: Literal["plateau", "linear"] = Field(
         "plateau",
-        description="plateau: drops when the validation metric (AUC) gains no more, and then stops; linear: falls to "
-        "zero over all epochs (or max_steps), at each evaluation, and does not stop before",
+        description="plateau: drops when the validation metric (AUC) gains no more, and then stops; linear: falls with "
+        "every step, to zero at the end of all epochs (or max_steps), and does not stop before",
     )
     lr_drop: float = Field(0.1, gt=0, le=1, description="factor on the learning rate at a plateau")
     eval_every: int | None = Field(None, ge=1, description="batches between evaluations; absent: every epoch")

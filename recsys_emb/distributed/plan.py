@@ -310,7 +310,7 @@ def _state_bytes(config: RunConfig, dim: int) -> int:
     if rule not in TABLE_OPTIMIZERS:
         allowed = ", ".join(TABLE_OPTIMIZERS)
         raise UserError(f"training.embedding_optimizer: {rule} keeps whole tables on every device; allowed: {allowed}")
-    return TABLE_OPTIMIZERS[rule](EmbeddingTable(1, dim, 0.0, "meta"), lr=1.0, l2=0.0).state_bytes()
+    return TABLE_OPTIMIZERS[rule](EmbeddingTable(1, dim, 0.0, "meta"), lr=1.0, l2=0.0).row_bytes
 
 
 def _forward(model: CTRModel, batch: Batch) -> tuple[int, int]:

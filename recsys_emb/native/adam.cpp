@@ -42,26 +42,6 @@ inline vec expm1_8(vec x) {
     return choose(small, series * x, exp8(x) - all(1.0f));
 }
 
-// log of normal positive numbers, to 2 units in the last place.
-inline vec log8(vec x) {
-    ivec bits = _mm256_castps_si256(x);
-    vec exponent = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(bits, 23), _mm256_set1_epi32(126)));
-    vec f = _mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(bits, _mm256_set1_epi32(0x007fffff)),
-                                                _mm256_set1_epi32(0x3f000000)));  // in [0.5, 1)
-    vec low = below(f, all(0.707106781f));
-    exponent = exponent - _mm256_and_ps(low, all(1.0f));
-    f = f + _mm256_and_ps(low, f) - all(1.0f);
-    vec p = all(7.0376836292e-2f);
-    for (float c : {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
-                    2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
-        p = _mm256_fmadd_ps(p, f, all(c));
-    vec square = f * f;
-    p = p * f * square;
-    p = _mm256_fmadd_ps(exponent, all(-2.12194440e-4f), p);
-    p = _mm256_fnmadd_ps(all(0.5f), square, p);
-    return _mm256_fmadd_ps(exponent, all(0.693359375f), f + p);
-}
-
 // The first `count` lanes of memory; the others are read as 0 and stay unwritten. Masked stores are slow on AMD's.
 struct Part {
     int count;
@@ -100,6 +80,11 @@ struct Rule {
     double lr, l2, beta1, beta2, eps;
 };
 
+// A row of training/adam_history.py: sums over the steps until this one, and its bias correction.
+struct Sums {
+    double rates, pull, tail, bias;
+};
+
 // Numbers the distinct rows in the order of their first occurrence. `last` is read, serves as scratch memory (a row
 // that was met holds minus its number, less 1), and holds `step` for every row of the lookup in the end.
 // Returns how many are distinct, or -1 - i when rows[i] is none of the table's; nothing is changed then.
@@ -127,31 +112,38 @@ long adam_distinct(const int64_t* rows, long count, int32_t* last, long table_ro
 
 // What rows [count] missed since their steps `last`: the formulas of catch_up() in training/adam_rows.py.
 void adam_catch_up(float* w, float* m, float* v, long dim, const int64_t* rows, const int32_t* last, long count,
-                   int32_t step, Rule rule) {
+                   const Sums* history, int32_t step, Rule rule) {
     const Table table{w, m, v, dim};
     const float log1 = std::log(rule.beta1), log2 = std::log(rule.beta2);
     const float log_g = -0.5 * std::log(rule.beta2);
-    const vec per_growth = all(1 / std::expm1(log_g)), one = all(1), zero = all(0), sign = all(-0.0f);
+    const Sums now = history[step];
+    const vec zero = all(0), sign = all(-0.0f), l2 = all(rule.l2), saturation = all(0.35f), third = all(rule.l2 * rule.l2 / 3);
     const long blocks = (count + LANES - 1) / LANES;
 #pragma omp parallel for schedule(static)
     for (long block = 0; block < blocks; ++block) {
         // What depends on a row alone, a lane a row.
-        alignas(32) float skipped[LANES] = {}, since[LANES];
-        std::fill_n(since, LANES, 1.0f);
+        alignas(32) float skipped[LANES] = {}, rates[LANES], pulled[LANES], tail[LANES], eps_bias[LANES];
+        std::fill_n(rates, LANES, 1.0f);
+        std::fill_n(pulled, LANES, 1.0f);
         const long begin = block * LANES, rows_here = std::min<long>(LANES, count - begin);
         for (long j = 0; j < rows_here; ++j) {
-            skipped[j] = static_cast<float>(step - last[begin + j]);
-            since[j] = static_cast<float>(std::max(last[begin + j], 1));
+            const int32_t since = last[begin + j];
+            const Sums& then = history[since];
+            skipped[j] = static_cast<float>(step - since);
+            rates[j] = static_cast<float>(now.rates - then.rates);
+            pulled[j] = static_cast<float>(now.pull - then.pull);
+            tail[j] = static_cast<float>(then.tail);
+            eps_bias[j] = static_cast<float>(rule.eps * then.bias);
         }
-        alignas(32) float decay1[LANES], decay2[LANES], tail[LANES], debias[LANES], most[LANES], most_less_1[LANES];
-        const vec k = _mm256_load_ps(skipped), t = _mm256_load_ps(since);
-        const vec rate = all(rule.lr * rule.beta1 / (1 - rule.beta1));
+        alignas(32) float decay1[LANES], decay2[LANES], regrown[LANES], per_pull[LANES], eps_rate[LANES];
+        const vec k = _mm256_load_ps(skipped);
         _mm256_store_ps(decay1, exp8(k * all(log1)));
         _mm256_store_ps(decay2, exp8(k * all(log2)));
-        _mm256_store_ps(tail, rate * expm1_8(k * all(log1)) / expm1_8(t * all(log1)));
-        _mm256_store_ps(debias, one / _mm256_sqrt_ps(zero - expm1_8(t * all(log2))));
-        _mm256_store_ps(most, exp8(k * all(log_g)));
-        _mm256_store_ps(most_less_1, expm1_8(k * all(log_g)));
+        _mm256_store_ps(regrown, expm1_8(k * all(log2)) * (zero - third));
+        const vec growth_less_1 = expm1_8(_mm256_min_ps(k * all(log_g), all(80.0f)));
+        const vec pull = _mm256_fmadd_ps(growth_less_1, all(now.pull), _mm256_load_ps(pulled));
+        _mm256_store_ps(per_pull, all(1.0f) / pull);
+        _mm256_store_ps(eps_rate, all(rule.eps) / _mm256_load_ps(rates));
         for (long j = 0; j < rows_here; ++j) {
             const long i = begin + j;
             if (i + AHEAD < count) table.fetch_row(rows[i + AHEAD]);
@@ -160,25 +152,22 @@ void adam_catch_up(float* w, float* m, float* v, long dim, const int64_t* rows, 
                 const long at = rows[i] * dim + d;
                 const Part part(dim - d);
                 vec weight = part.load(w + at), mean = part.load(m + at), square = part.load(v + at);
-                const vec s = _mm256_fmadd_ps(_mm256_sqrt_ps(square), all(debias[j]), all(rule.eps));
-                weight = weight - mean * all(tail[j]) / s;
+                const vec root = _mm256_sqrt_ps(square);
+                weight = weight - mean * all(tail[j]) / (root + all(eps_bias[j]));
+                square = square * all(decay2[j]);
                 if (rule.l2 != 0) {
-                    // y = g^(steps before L2's pull is the learning rate): 1 where it is from the start.
-                    vec magnitude = _mm256_andnot_ps(sign, weight);
-                    const vec pull = all(rule.l2) / s, limit = all(most[j]);
-                    const vec y = _mm256_max_ps(one, _mm256_min_ps(one / (magnitude * pull), limit));
-                    const vec inside = below(y, limit);
-                    const vec grown = choose(inside, y - one, all(most_less_1[j]));
-                    magnitude = magnitude * exp8(grown * per_growth * pull * all(-rule.lr));
-                    if (_mm256_movemask_ps(inside)) {
-                        const vec after = _mm256_max_ps(zero, all(skipped[j]) - log8(y) / all(log_g));
-                        magnitude = choose(inside, magnitude - after * all(rule.lr), magnitude);
-                    }
-                    weight = _mm256_or_ps(_mm256_max_ps(zero, magnitude), _mm256_and_ps(sign, weight));
+                    const vec before = _mm256_andnot_ps(sign, weight);
+                    const vec exponent = l2 / _mm256_fmadd_ps(root, all(per_pull[j]), all(eps_rate[j]));
+                    const vec x = all(rates[j]) / before;
+                    const vec most = _mm256_fmadd_ps(saturation * x, x, x);
+                    const vec after = before * exp8(zero - _mm256_min_ps(exponent, most));
+                    weight = _mm256_or_ps(after, _mm256_and_ps(sign, weight));
+                    const vec sum = before + after;
+                    square = _mm256_fmadd_ps(_mm256_fmsub_ps(sum, sum, before * after), all(regrown[j]), square);
                 }
                 part.store(w + at, weight);
                 part.store(m + at, mean * all(decay1[j]));
-                part.store(v + at, square * all(decay2[j]));
+                part.store(v + at, square);
             }
         }
     }

@@ -8,15 +8,31 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from recsys_emb.native.build import library
 
-if TYPE_CHECKING:
-    from recsys_emb.training.adam_rows import AdamRule, AdamState
+
+class AdamState(NamedTuple):
+    """A table [R, D], its moments [R, D], and int32 [R] the step of every row's last update (0: never)."""
+
+    weight: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    last_step: Tensor
+
+
+class AdamRule(NamedTuple):
+    """Adam's numbers; ``l2`` is coupled, gradient ``l2 * w``."""
+
+    lr: float
+    l2: float
+    beta1: float
+    beta2: float
+    eps: float
 
 
 def fits(weight: Tensor) -> bool:
@@ -42,11 +58,13 @@ def distinct_rows(rows: Tensor, last_step: Tensor, step: int) -> tuple[Tensor, T
     return distinct[:found], inverse, last[:found]
 
 
-def catch_up(state: AdamState, rows: Tensor, last: Tensor, step: int, rule: AdamRule) -> None:
+def catch_up(state: AdamState, rows: Tensor, last: Tensor, history: Tensor, rule: AdamRule) -> None:
     """As :func:`recsys_emb.training.adam_rows.catch_up`."""
     tables, dim = map(_pointer, state[:3]), state.weight.shape[1]
-    rows, last = rows.contiguous(), last.contiguous()
-    _library().adam_catch_up(*tables, dim, _pointer(rows), *_pointer_and_size(last), step, _Rule(*rule))
+    rows, last, history = rows.contiguous(), last.contiguous(), history.contiguous()
+    _library().adam_catch_up(
+        *tables, dim, _pointer(rows), *_pointer_and_size(last), _pointer(history), len(history) - 1, _Rule(*rule)
+    )
 
 
 def update(state: AdamState, rows: Tensor, grad: Tensor, step: int, rule: AdamRule) -> None:
@@ -75,7 +93,7 @@ def _library() -> Any:
         pointer, size, step = ctypes.c_void_p, ctypes.c_long, ctypes.c_int32
         found.adam_distinct.argtypes = [pointer, size, pointer, size, step, *[pointer] * 3]
         found.adam_distinct.restype = size
-        found.adam_catch_up.argtypes = [*[pointer] * 3, size, pointer, pointer, size, step, _Rule]
+        found.adam_catch_up.argtypes = [*[pointer] * 3, size, pointer, pointer, size, pointer, step, _Rule]
         found.adam_update.argtypes = [*[pointer] * 4, size, pointer, pointer, size, step, _Rule]
         found.adam_catch_up.restype = found.adam_update.restype = None
     return found

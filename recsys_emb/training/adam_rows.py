@@ -6,29 +6,15 @@ R rows of a table, D columns, U distinct rows of a lookup.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from recsys_emb.native.adam import AdamRule, AdamState
+from recsys_emb.training.adam_history import BIAS, PULL, RATES, TAIL
 
-class AdamState(NamedTuple):
-    """A table [R, D], its moments [R, D], and int32 [R] the step of every row's last update (0: never)."""
-
-    weight: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    last_step: Tensor
-
-
-class AdamRule(NamedTuple):
-    """Adam's numbers; ``l2`` is coupled, gradient ``l2 * w``."""
-
-    lr: float
-    l2: float
-    beta1: float
-    beta2: float
-    eps: float
+SATURATION = 0.35
+"""Where L2 alone moves a weight, dense Adam takes it to ``w exp(-x - 0.35 x^2)``, x = A / |w|; a fit, see its test."""
 
 
 def distinct_rows(rows: Tensor, last_step: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,54 +43,58 @@ def distinct_rows(rows: Tensor, last_step: Tensor, step: int) -> tuple[Tensor, T
     return distinct, inverse, last_looked.index_select(0, at)
 
 
-def catch_up(state: AdamState, rows: Tensor, last: Tensor, step: int, rule: AdamRule) -> None:
+def catch_up(state: AdamState, rows: Tensor, last: Tensor, history: Tensor, rule: AdamRule) -> None:
     """What dense Adam with coupled L2 would have done to rows of zero gradient, in place and in closed form.
 
-    1. The momentum runs out: ``w -= lr m / s * beta1 (1 - beta1^k) / (1 - beta1)`` with s the Adam denominator.
-    2. L2 shrinks: step j by ``lr min(1, l2 |w| / (s beta2^(j/2)))``. While the ratio is below 1 this is the factor
-       ``exp(-lr l2 / s * (g^k - 1) / (g - 1))``, g = beta2^(-1/2); afterwards |w| falls by lr a step, down to zero.
-    3. ``m *= beta1^k``, ``v *= beta2^k``.
+    With the sums A, D and T of :mod:`recsys_emb.training.adam_history` and k the number of missed steps:
 
-    Left out: the bias corrections' change over the skipped steps, and what L2 adds to m and v meanwhile.
+    1. The momentum runs out: ``w -= m T / (sqrt(v) + eps c)``.
+    2. L2 pulls. Its part of m, once corrected, is ``l2 w``, so a step shrinks |w| by the factor
+       ``1 - lr l2 / (sqrt(v) + eps)``, v corrected: together ``exp(-l2 / (sqrt(v) / D + eps / A))``. L2's own part of v
+       keeps a step from being longer than the learning rate: |w| shrinks by ``exp(-x - SATURATION x^2)``, x = A / |w|,
+       at most.
+    3. ``m *= beta1^k``, ``v = beta2^k v + (1 - beta2^k) l2^2 w^2``, w^2 the mean on a line from the old w to the new.
+
+    Left out: that the momentum runs out while L2 pulls, not before, and what L2 adds to m.
 
     Args:
         state: the table's.
         rows: distinct, int64 [U].
         last: int32 [U], step of each row's last update (0: never).
-        step: until which they missed all, k = step - last.
-        rule: lr, l2 and the rest.
+        history: float64 [n + 1, 4], n the step until which the rows missed all.
+        rule: l2 and the rest.
     """
+    step = len(history) - 1
     stale = (last != step).nonzero().view(-1)
     if not len(stale):
         return
     rows, last = rows.index_select(0, stale), last.index_select(0, stale)
     tables = (state.weight, state.exp_avg, state.exp_avg_sq)
     w, m, v = (t.index_select(0, rows) for t in tables)
-    skipped = (step - last).float()[:, None]
-    since = last.clamp(min=1).float()[:, None]
-    decay1 = torch.pow(rule.beta1, skipped)
-    s = v.sqrt().div_(torch.sqrt(1 - torch.pow(rule.beta2, since))).add_(rule.eps)
-    tail = (1 - decay1).mul_(rule.lr * rule.beta1 / (1 - rule.beta1)).div_(1 - torch.pow(rule.beta1, since))
-    w.addcdiv_(m * tail, s, value=-1)
+    skipped = (step - last).double()
+    then, now = history.index_select(0, last), history[-1]
+    growth = skipped.mul(-0.5 * math.log(rule.beta2)).clamp_(max=80).exp_()  # as far as fp32 goes
+    rates, pull = now[RATES] - then[:, RATES], growth * now[PULL] - then[:, PULL]
+    # [U, 1] each
+    a, d, t, c, decay1, decay2 = (
+        x.to(w.dtype)[:, None]
+        for x in (rates, pull, then[:, TAIL], then[:, BIAS], rule.beta1**skipped, rule.beta2**skipped)
+    )
+    root = v.sqrt()
+    w.addcdiv_(m * t, root + rule.eps * c, value=-1)
+    v.mul_(decay2)
     if rule.l2:
-        _shrink(w, s, skipped, rule)
+        before = w.abs()
+        exponent = rule.l2 / root.div_(d).add_(rule.eps / a)
+        x = a / before
+        exponent = torch.minimum(exponent, x.square().mul_(SATURATION).add_(x), out=exponent)
+        after = before * exponent.neg_().exp_()
+        torch.copysign(after, w, out=w)
+        square = (before + after).square_().addcmul_(before, after, value=-1)
+        v.addcmul_(square, 1 - decay2, value=rule.l2**2 / 3)
     m.mul_(decay1)
-    v.mul_(torch.pow(rule.beta2, skipped))
     for target, value in zip(tables, (w, m, v)):
         target.index_copy_(0, rows, value)
-
-
-def _shrink(w: Tensor, s: Tensor, skipped: Tensor, rule: AdamRule) -> None:
-    """What L2 does to w [U, D] in k = skipped [U, 1] steps, in place."""
-    magnitude = w.abs()
-    log_g = -0.5 * math.log(rule.beta2)
-    # Steps until l2 |w| / (s g^-j) reaches 1, and how many of the skipped ones come before.
-    before = magnitude.mul(rule.l2).div_(s).log_().div_(-log_g).clamp_(min=0)
-    before = torch.minimum(before, skipped, out=before)
-    after = skipped - before
-    growth = before.mul_(log_g).expm1_().div_(math.expm1(log_g))
-    magnitude.mul_(growth.div_(s).mul_(-rule.lr * rule.l2).exp_()).sub_(after, alpha=rule.lr).clamp_(min=0)
-    torch.copysign(magnitude, w, out=w)
 
 
 def update(state: AdamState, rows: Tensor, grad: Tensor, step: int, rule: AdamRule) -> None:

@@ -43,7 +43,7 @@ class ModelOptimizer:
         self.set_learning_rate(config.learning_rate)
 
     def set_learning_rate(self, lr: float) -> None:
-        """Call after ``catch_up``: rows that lag behind missed steps of the old rate."""
+        """The rate of the next step; rows that skipped steps are caught up at the rates of those."""
         for table in self.tables:
             table.lr = lr
         for group in self.dense.param_groups if self.dense else ():

@@ -17,8 +17,9 @@ from torch import Tensor
 from recsys_emb.allocator import huge_pages
 from recsys_emb.embeddings.tables import EmbeddingTable
 from recsys_emb.native import adam as native
+from recsys_emb.native.adam import AdamRule, AdamState
 from recsys_emb.training import adam_rows
-from recsys_emb.training.adam_rows import AdamRule, AdamState
+from recsys_emb.training.adam_history import StepHistory
 
 
 @dataclass
@@ -34,7 +35,7 @@ class TableOptimizer(ABC):
 
     Args:
         table: gets sparse gradients from now on.
-        lr: learning rate; may be changed between steps once ``catch_up`` was called.
+        lr: learning rate; may be changed between steps.
         l2: coupled L2, gradient ``l2 * w``.
     """
 
@@ -89,7 +90,11 @@ class TableOptimizer(ABC):
         self.table.weight.grad = None
 
     def catch_up(self) -> None:  # noqa: B027  nothing lags behind by default
-        """Brings every row up to date: before an evaluation, a checkpoint, or a change of ``lr``."""
+        """Brings every row up to date, as whoever reads the weights needs them."""
+
+    def current(self, rows: Tensor) -> Tensor:
+        """The up-to-date values [N, D] of rows int64 [N], which stay as they are."""
+        return self.table.weight.detach().index_select(0, rows)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the whole table to save; the step count is kept by the caller."""
@@ -104,9 +109,14 @@ class TableOptimizer(ABC):
                 raise ValueError(f"{name} has shape {list(stored.shape)}, expected {list(own.shape)}")
             own.copy_(stored)
 
+    @property
+    def row_bytes(self) -> int:
+        """State of one row."""
+        return sum(getattr(self, name)[:1].nbytes for name in self.state_names)
+
     def state_bytes(self) -> int:
-        """Of the rows that this process holds."""
-        return sum(getattr(self, name).nbytes for name in self.state_names)
+        """State of the rows that this process holds, and what belongs to no row."""
+        return self.row_bytes * len(self.table.weight)
 
 
 class SGD(TableOptimizer):
@@ -158,12 +168,17 @@ class CatchUpAdam(TableOptimizer):
         dim = table.weight.shape[1]
         self.exp_avg, self.exp_avg_sq = self.zeros(dim), self.zeros(dim)
         self.last_step = self.zeros(dtype=torch.int32)
+        self.history = StepHistory(*self.betas, table.weight.device)
         self._rows = native if native.fits(table.weight) else adam_rows
 
     def prepare(self, rows: Tensor) -> DistinctRows:
         distinct, inverse, last = self._rows.distinct_rows(rows, self.last_step, self.steps)
         self._catch_up(distinct, last)
         return DistinctRows(distinct, inverse)
+
+    def step(self) -> None:
+        self.history.append(self.lr)
+        super().step()
 
     def update(self, rows: Tensor, grad: Tensor) -> None:
         self._rows.update(self._state, rows, grad, self.steps, self._rule)
@@ -177,8 +192,28 @@ class CatchUpAdam(TableOptimizer):
                 self._catch_up(stale + start, last.index_select(0, stale))
                 last.fill_(self.steps)
 
+    @torch.no_grad()
+    def current(self, rows: Tensor) -> Tensor:
+        copy = AdamState(*(t.index_select(0, rows) for t in self._state))
+        everything = torch.arange(len(rows), device=rows.device)
+        self._rows.catch_up(copy, everything, copy.last_step, self.history.sums, self._rule)
+        return copy.weight
+
     def _catch_up(self, rows: Tensor, last: Tensor) -> None:
-        self._rows.catch_up(self._state, rows, last, self.steps, self._rule)
+        self._rows.catch_up(self._state, rows, last, self.history.sums, self._rule)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**super().state_dict(), "history": self.history.sums}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], steps: int) -> None:
+        history = state["history"]
+        if history.shape != (steps + 1, 4):
+            raise ValueError(f"history has shape {list(history.shape)}, expected {[steps + 1, 4]}")
+        super().load_state_dict(state, steps)
+        self.history.load(history)
+
+    def state_bytes(self) -> int:
+        return super().state_bytes() + self.history.sums.nbytes
 
     @property
     def _state(self) -> AdamState:

@@ -176,6 +176,8 @@ class Trainer:
                 f"training diverged: the loss is {value} at {where}; "
                 "lower training.learning_rate or set training.max_grad_norm"
             )
+        if self.config.lr_schedule == "linear":
+            self._set_learning_rate(self.config.learning_rate * (1 - p.step / self.steps))
         loss.backward()
         self.world.average_gradients(self.optimizer.copied)
         self.backend.after_backward(p.step)
@@ -239,7 +241,7 @@ class Trainer:
         self._save()
 
     def _judge(self, figures: Mapping[str, float | None]) -> bool:
-        """Sets the learning rate and whether training ends; True when the figures are the best so far."""
+        """Sets what follows a plateau, and whether training ends; True when the figures are the best so far."""
         p, config = self.progress, self.config
         score = self.task.main.score(self.task.main.of(figures))
         best = p.best_score is None or score > p.best_score + config.min_delta
@@ -248,16 +250,13 @@ class Trainer:
         else:
             p.flat += 1
         p.finished = p.step >= self.steps
-        if config.lr_schedule == "linear":
-            self._set_learning_rate(config.learning_rate * max(0.0, 1 - p.step / self.steps))
-        else:
+        if config.lr_schedule == "plateau":
             if p.flat == config.plateau and config.lr_drop < 1:
                 self._set_learning_rate(p.learning_rate * config.lr_drop)
             p.finished |= p.flat >= config.plateau + config.patience
         return best
 
     def _set_learning_rate(self, rate: float) -> None:
-        """Only where all rows have been caught up with the steps made so far, which were made at the former rate."""
         self.progress.learning_rate = rate
         self.optimizer.set_learning_rate(rate)
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recsys_emb.native import adam as native
+from recsys_emb.native.adam import AdamRule, AdamState
 from recsys_emb.training import adam_rows as plain
-from recsys_emb.training.adam_rows import AdamRule, AdamState
+from recsys_emb.training.adam_history import StepHistory
 
 pytestmark = pytest.mark.skipif(
     not native.fits(torch.zeros(1, 8)), reason="no C++ compiler, or a processor without AVX2"
@@ -19,6 +20,17 @@ pytestmark = pytest.mark.skipif(
 
 STEP = 5000
 RULE = AdamRule(lr=1e-3, l2=1e-5, beta1=0.9, beta2=0.999, eps=1e-8)
+
+
+def history_of(rates: np.ndarray) -> Tensor:
+    history = StepHistory(RULE.beta1, RULE.beta2, torch.device("cpu"))
+    for rate in rates.tolist():
+        history.append(rate)
+    return history.sums
+
+
+RATES = np.linspace(2e-3, 1e-6, STEP)
+HISTORY = history_of(RATES)
 
 
 def some_state(rows: int, dim: int, seed: int = 0) -> AdamState:
@@ -57,7 +69,7 @@ def test_catching_up(dim: int, l2: float) -> None:
     rule = RULE._replace(l2=l2)
     mine, exact = copied(before), copied(before, torch.float64)
     last = before.last_step[rows]
-    native.catch_up(mine, rows, last, STEP, rule)
+    native.catch_up(mine, rows, last, HISTORY, rule)
     exact_catch_up(exact, rows, last, rule)
     assert_near(mine, exact, before)
     others = torch.ones(1000, dtype=torch.bool).index_fill(0, rows, False)
@@ -66,20 +78,28 @@ def test_catching_up(dim: int, l2: float) -> None:
 
 
 def exact_catch_up(state: AdamState, rows: Tensor, last: Tensor, rule: AdamRule) -> None:
-    """The formulas of ``adam_rows.catch_up``, one number at a time in numpy's float64."""
+    """The formulas of ``adam_rows.catch_up``, one number at a time in numpy's float64, their sums written out."""
     w, m, v = (t.numpy() for t in state[:3])
-    g = rule.beta2**-0.5
     for row, since in zip(rows.tolist(), last.tolist()):
-        k, since = STEP - since, max(since, 1)
-        s = np.sqrt(v[row]) / np.sqrt(1 - rule.beta2**since) + rule.eps
-        w[row] -= rule.lr * m[row] / (1 - rule.beta1**since) / s * rule.beta1 * (1 - rule.beta1**k) / (1 - rule.beta1)
-        with np.errstate(divide="ignore"):
-            before = np.clip(-np.log(rule.l2 * np.abs(w[row]) / s) / np.log(g), 0, k) if rule.l2 else k
-        factor = np.exp(-rule.lr * rule.l2 / s * (g**before - 1) / (g - 1))
-        size = np.abs(w[row]) * factor - rule.lr * (k - before)
-        w[row] = np.copysign(np.maximum(size, 0), w[row])
-        m[row] *= rule.beta1**k
-        v[row] *= rule.beta2**k
+        step = np.arange(since + 1, STEP + 1)
+        if not len(step):
+            continue
+        k, rates = step - since, RATES[step - 1]
+        pull = rates * np.sqrt(1 - rule.beta2**step) * rule.beta2 ** (-k / 2)
+        tail = (pull * rule.beta1**k / (1 - rule.beta1**step)).sum()
+        root = np.sqrt(v[row])
+        w[row] -= m[row] * tail / (root + rule.eps * (np.sqrt(1 - rule.beta2**since) if since else 1))
+        before = np.abs(w[row])
+        v[row] *= rule.beta2 ** k[-1]
+        if rule.l2:
+            with np.errstate(divide="ignore"):
+                most = rates.sum() / before
+            exponent = rule.l2 / (root / pull.sum() + rule.eps / rates.sum())
+            after = before * np.exp(-np.minimum(exponent, most + 0.35 * most**2))
+            w[row] = np.copysign(after, w[row])
+            square = (before**2 + before * after + after**2) / 3
+            v[row] += (1 - rule.beta2 ** k[-1]) * rule.l2**2 * square
+        m[row] *= rule.beta1 ** k[-1]
 
 
 @pytest.mark.parametrize("dim", [1, 8, 17, 20])
@@ -119,7 +139,7 @@ def test_a_row_that_is_not_there_changes_nothing(row: int) -> None:
 def test_what_is_not_a_number_stays_so() -> None:
     state = AdamState(*(torch.ones(2, 9) for _ in range(3)), torch.zeros(2, dtype=torch.int32))
     state.exp_avg[0, 0] = state.weight[1, 8] = torch.nan
-    native.catch_up(state, torch.arange(2), state.last_step, STEP, RULE)
+    native.catch_up(state, torch.arange(2), state.last_step, HISTORY, RULE)
     assert state.weight.isnan().nonzero().tolist() == [[0, 0], [1, 8]]
 
 
@@ -129,7 +149,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         state = some_state(101, 17)
-        native.catch_up(state, torch.arange(101), state.last_step, STEP, RULE)
+        native.catch_up(state, torch.arange(101), state.last_step, HISTORY, RULE)
         native.update(state, torch.arange(101), torch.ones(101, 17), STEP + 1, RULE)
         results.append(state)
     torch.set_num_threads(threads)
@@ -141,7 +161,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 def test_no_rows() -> None:
     state, nothing = some_state(5, 8), torch.zeros(0, dtype=torch.int64)
     distinct, inverse, last = native.distinct_rows(nothing, state.last_step, STEP)
-    native.catch_up(state, distinct, last, STEP, RULE)
+    native.catch_up(state, distinct, last, HISTORY, RULE)
     native.update(state, distinct, torch.zeros(0, 8), STEP, RULE)
     assert distinct.tolist() == inverse.tolist() == last.tolist() == []
     for mine, before in zip(state, some_state(5, 8)):

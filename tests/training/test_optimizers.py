@@ -82,35 +82,6 @@ def test_catch_up_adam_equals_dense_adam_when_every_row_is_in_every_batch() -> N
     torch.testing.assert_close(ours.weight, dense.weight, rtol=1e-5, atol=1e-6)
 
 
-def test_momentum_of_a_skipped_row_runs_out_as_in_dense_adam() -> None:
-    """One update, then hundreds of steps without the row: without L2 the closed form is dense Adam's own sum."""
-    dense, ours = make_table(2, 4), make_table(2, 4)
-    reference = torch.optim.Adam(dense.parameters(), lr=1e-3)
-    optimizer = CatchUpAdam(ours, 1e-3, 0.0)
-    for step in range(1500):
-        row = torch.tensor([0 if step == 1000 else 1])
-        for table in (dense, ours):
-            (table(row) * 0.5).sum().backward()
-        reference.step()
-        reference.zero_grad()
-        optimizer.step()
-    assert optimizer.last_step.tolist() == [1001, 1500]
-    optimizer.catch_up()
-    start = make_table(2, 4).weight[0]
-    moved, expected = ours.weight[0] - start, dense.weight[0] - start
-    assert relative_error(moved, expected) < 0.02
-
-
-def test_a_row_never_looked_up_shrinks_to_zero_at_the_learning_rate() -> None:
-    table = make_table(3, 4)
-    with torch.no_grad():
-        table.weight[2] = torch.tensor([0.05, -0.05, 0.2, 0.0])
-    optimizer = CatchUpAdam(table, 1e-3, 1e-3)
-    optimizer.steps = 100  # 100 steps x 1e-3 = 0.1
-    optimizer.catch_up()
-    torch.testing.assert_close(table.weight[2].detach(), torch.tensor([0.0, 0.0, 0.1, 0.0]), rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("cls", [SGD, RowwiseAdagrad, CatchUpAdam])
 def test_rows_that_were_never_looked_up_do_not_move_without_l2(cls: type[TableOptimizer]) -> None:
     table = make_table(50, 4)

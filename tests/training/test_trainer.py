@@ -15,8 +15,8 @@ from recsys_emb.errors import UserError
 from recsys_emb.models.base import build_model
 from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints
+from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.progress import Silent
-from recsys_emb.training.run_dir import load_run
 from recsys_emb.training.task import task_of
 from recsys_emb.training.trainer import Trainer
 from tests.training.conftest import config_for
@@ -49,26 +49,29 @@ def test_the_plateau_rule(prepared: Path, tmp_path: Path) -> None:
     assert rates == pytest.approx([0.0001] * len(rates))
 
 
-def test_a_linear_rate_falls_to_zero_and_nothing_stops_it(prepared: Path, tmp_path: Path) -> None:
-    schedule = {"lr_schedule": "linear", "learning_rate": 0.02, "eval_every": 4, "max_steps": 18}
-    trainer = make_trainer(prepared, tmp_path / "checkpoints", **schedule)
-    rates = []
-    for step in (4, 8, 12, 16, 18):
-        trainer.progress.step = step
-        trainer._judge({"auc": 0.7})  # never a gain after the first
-        rates.append(
-            {*(g["lr"] for g in trainer.optimizer.dense.param_groups), *(t.lr for t in trainer.optimizer.tables)}
-        )
-        assert trainer.progress.finished == (step == 18)
-    assert (
-        [max(r) for r in rates]
-        == [min(r) for r in rates]
-        == pytest.approx([0.02 * (18 - s) / 18 for s in (4, 8, 12, 16, 18)])
-    )
+def test_a_linear_rate_falls_with_every_step_and_nothing_stops_it(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One epoch without an evaluation on the way; every optimizer has the rate of the step that it makes."""
+    rates: list[list[float]] = []
+    step = ModelOptimizer.step
 
-    running.train(config_for(prepared, **schedule), tmp_path / "run", Silent())
-    logged = {m["step"]: m["learning_rate"] for m in load_run(tmp_path / "run").metrics() if m["event"] == "eval"}
-    assert logged == pytest.approx({s: 0.02 * (18 - s) / 18 for s in (4, 8, 12, 16, 18)})
+    def noted(self: ModelOptimizer) -> None:
+        rates.append([*(g["lr"] for g in self.dense.param_groups), *(t.lr for t in self.tables)])
+        step(self)
+
+    monkeypatch.setattr(ModelOptimizer, "step", noted)
+    linear = {"lr_schedule": "linear", "learning_rate": 0.02, "epochs": 1}
+    running.train(config_for(prepared, **linear), tmp_path / "run", Silent())
+    steps = len(BatchLoader(open_dataset(prepared).split("train"), open_dataset(prepared).schema, 256))
+    assert len(rates) == steps > 5
+    for i, of_step in enumerate(rates):
+        assert of_step == pytest.approx([0.02 * (1 - i / steps)] * len(of_step))
+
+    rates.clear()
+    flat = {"eval_every": 1, "min_delta": 1.0, "max_steps": steps - 1}  # no evaluation ever gains
+    running.train(config_for(prepared, **{**linear, **flat}), tmp_path / "flat", Silent())
+    assert [max(r) for r in rates] == pytest.approx([0.02 * (1 - i / (steps - 1)) for i in range(steps - 1)])
 
 
 def test_a_loss_that_is_not_finite_stops_at_once(prepared: Path, tmp_path: Path) -> None:
