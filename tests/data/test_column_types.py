@@ -80,6 +80,14 @@ TYPES: dict[str, tuple[Callable[[list[int]], pa.Array], str]] = {
     "list of float": (lambda values: pa.array([[float(v)] for v in values]), "MQ"),
     "list of bool": (lambda values: pa.array([[v == 1] for v in values]), "MQ"),
     "list of decimal32": (lambda values: pa.array([[Decimal(v)] for v in values], pa.list_(pa.decimal32(5, 1))), "MQ"),
+    **{
+        f"list of {k}": (lambda values, k=k: pa.array([[v.as_py()] for v in times(k)(values)], pa.list_(k)), "MQ")
+        for k in (pa.date32(), pa.timestamp("ns"), pa.timestamp("us", "Asia/Tokyo"))
+    },
+    "list of uint64": (lists(pa.list_(pa.uint64())), "MQ"),
+    "list of binary": (lambda values: pa.array([[str(v).encode()] for v in values]), "MQ"),
+    "list of time": (lambda values: pa.array([[dt.time(v)] for v in values]), "MQ"),
+    "list of duration": (lambda values: pa.array([[dt.timedelta(v)] for v in values]), ""),
     "list of list": (lambda values: pa.array([[[v]] for v in values]), ""),
     "list of struct": (lambda values: pa.array([[{"a": v}] for v in values]), ""),
     "list view": (lambda values: pa.array([[v] for v in values], pa.list_view(pa.int64())), ""),

@@ -103,3 +103,19 @@ def test_a_damaged_schema_is_one_line(folder: Path) -> None:
     with pytest.raises(UserError, match=r"schema\.json") as error:
         open_dataset(folder)
     assert "\n" not in str(error.value)
+
+
+def test_aligned_sequences_keep_as_many_entries(folder: Path) -> None:
+    tree = json.loads((folder / "schema.json").read_text())
+    tree["sequences"][1]["max_length"] += 1
+    (folder / "schema.json").write_text(json.dumps(tree))
+    with pytest.raises(UserError, match="sequence 'again': max_length is not that of 'history'"):
+        open_dataset(folder)
+
+
+def test_a_folder_of_the_format_before_is_refused_in_one_line(folder: Path) -> None:
+    """There 3 and 3.0 were two values."""
+    manifest = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**manifest, "format_version": 1}))
+    with pytest.raises(UserError, match=r"was prepared as format 1, this version reads 2; prepare it again"):
+        open_dataset(folder)

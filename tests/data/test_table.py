@@ -274,6 +274,10 @@ def test_history_keeps_its_last_entries(tmp_path: Path) -> None:
         ({"sequences": [{"name": "h", "target": "tags"}]}, "'h': target 'tags' is not one of categorical"),
         ({"sequences": [{"name": "h", "target": "item", "aligned_with": "g"}]}, "aligned_with must name an earlier"),
         ({"sequences": [{"name": "h", "target": "item", "max_length": 0}]}, "max_length: .*got 0"),
+        (
+            {"sequences": [SCHEMA["sequences"][0], {**SCHEMA["sequences"][1], "max_length": 3}]},
+            "'twin': max_length must be that of 'history'",
+        ),
         ({"split": {"column": "a", "time": "b"}}, "split: .*column or time, not both"),
         ({"split": {"ratio": [1, 1, 1]}}, "ratio: unknown key"),
         ({"dense": ["clicked"]}, "field 'clicked' is read from 'clicked', the column of label; leave it out"),

@@ -173,7 +173,7 @@ def test_rows_of_another_kind_than_the_others_are_rejected(tmp_path: Path) -> No
     csv(lambda _: next(texts))(tmp_path / "a", JANUARY[:45])
     (block,) = read(tmp_path)
     assert block.split.tolist() == [0] * 20 + [1] * 10 + [2] * 10
-    none = "time is neither a number nor a date such as 2026-01-31 12:00:00 (others need split.time_format)"
+    none = "time is neither a number nor a date, year first (else give split.time_format)"
     assert [(r.line, r.reason) for r in block.rejected] == [
         (42, "time is a number, others are a time without a zone: '1700000000'"),
         (43, "time is a time with a zone, others are a time without a zone: '2026-01-01T10:00:00Z'"),
@@ -193,7 +193,7 @@ def test_day_and_month_are_told_apart_by_time_format_alone(tmp_path: Path, form:
     csv(lambda t: f"{t:{form}}")(tmp_path / "a", DAYS[::-1])
     (block,) = read(tmp_path)
     assert not len(block.frame)
-    assert block.rejected[0].reason.endswith(f"(others need split.time_format): '{DAYS[-1]:{form}}'")
+    assert block.rejected[0].reason.endswith(f"(else give split.time_format): '{DAYS[-1]:{form}}'")
     (block,) = read(tmp_path, time_format=form)
     assert not block.rejected
     assert block.split.tolist() == [2] * 20 + [1] * 20 + [0] * 40

@@ -241,6 +241,17 @@ def test_files_of_several_forms(tmp_path: Path, stores: list[Store], ids: Any) -
     assert len(pairs) == len({value for value, _ in pairs}) == len({id for _, id in pairs})
 
 
+@pytest.mark.parametrize("nulls", [pa.nulls(60), pa.array([None] * 60, pa.string())], ids=["null", "string"])
+def test_nulls_make_no_texts_of_integers(tmp_path: Path, nulls: pa.Array) -> None:
+    folder = made(tmp_path / "in")
+    for name, column in (("a", nulls), ("b", pa.array(NUMBERS)), ("c", nulls)):
+        parquet(column)(folder).rename(folder / f"{name}.parquet")
+    prepare(make_source("table", folder, options=SCHEMA), tmp_path / "out")
+    values = pl.read_ipc(tmp_path / "out" / "vocabularies" / "u.arrow")["value"]
+    assert values.dtype.is_integer()
+    assert set(values) == {None, *NUMBERS}
+
+
 def test_nulls_alone_in_every_file(tmp_path: Path) -> None:
     file = parquet(pa.nulls(60))(tmp_path)
     prepare(make_source("table", file, options=SCHEMA), tmp_path / "out")

@@ -77,7 +77,7 @@ class TimeColumn:
         """String [n]: why a row is rejected."""
         none = f"time is not written as {self._written}"
         if self._written is None:
-            none = "time is neither a number nor a date such as 2026-01-31 12:00:00 (others need split.time_format)"
+            none = "time is neither a number nor a date, year first (else give split.time_format)"
         reasons = [none, *(f"time is {kind}, others are {_KINDS[self._kind]}" for kind in _KINDS[1:])]
         return pl.select(
             pl.coalesce(quoting(values, r).set(pl.Series(kinds != k), None) for k, r in enumerate(reasons))
