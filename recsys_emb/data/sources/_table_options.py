@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from recsys_emb.data.schema import CategoricalField, SequenceField
+from recsys_emb.data.sources._label import LabelSpec
 from recsys_emb.data.sources._splits import Ratios
 from recsys_emb.data.sources.base import DenseColumn, RawFields, SourceOptions
 
@@ -87,7 +88,7 @@ class SplitSpec(SourceOptions):
 class TableOptions(SourceOptions):
     """Options of ``table``, usually in a YAML file."""
 
-    label: str = Field(description="column of 0 and 1")
+    label: LabelSpec = Field(description="column of 0 and 1, or a mapping that says which values are clicks")
     label_threshold: float | None = Field(None, description="when set, a label above it is a click, others are none")
     dense: tuple[DenseSpec, ...] = Field((), description="numeric columns")
     categorical: tuple[CategoricalSpec, ...] = Field((), description="columns of one value per row")
@@ -111,10 +112,18 @@ class TableOptions(SourceOptions):
         """Everything that a model may see."""
         return (*self.dense, *self.categorical, *self.multi_valued, *self.sequences)
 
+    @property
+    def aligned(self) -> set[str]:
+        """Sequences whose values belong to those of another one, position by position."""
+        pairs = [(s.name, s.aligned_with) for s in self.sequences if s.aligned_with is not None]
+        return {name for pair in pairs for name in pair}
+
     @model_validator(mode="after")
     def _roles_fit(self) -> Self:
         """A field that is the label, or that tells the split, would leak it into every figure."""
-        roles = {"label": self.label, "weight": self.weight}
+        roles = {"label": self.label.column, "weight": self.weight}
+        if self.label.positive and self.label_threshold is not None:
+            raise ValueError("give label.positive or label_threshold, not both")
         roles |= {"split.column": self.split.column, "split.time": self.split.time}
         named = {role: column for role, column in roles.items() if column is not None}
         for role, column in named.items():
