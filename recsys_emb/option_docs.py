@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,16 +11,36 @@ from pydantic import BaseModel
 def document(model: type[BaseModel], hidden: Collection[str] = ()) -> list[dict[str, Any]]:
     """Per option: ``key``, ``allowed`` in words, ``default``, and the ``description`` of its field."""
     schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+    return [_row(key, entry, definitions) for key, entry in schema.get("properties", {}).items() if key not in hidden]
+
+
+def outline(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """``document`` with ``keys``, per option: the rows of what its value holds where that is a mapping, or several."""
+    schema = model.model_json_schema()
+    definitions = schema.get("$defs", {})
     return [
-        {
-            "key": key,
-            "allowed": _allowed(entry, schema.get("$defs", {})),
-            "default": entry.get("default"),
-            "description": entry.get("description", ""),
-        }
+        {**_row(key, entry, definitions), "keys": [_row(k, e, definitions) for k, e in _inner(entry, definitions)]}
         for key, entry in schema.get("properties", {}).items()
-        if key not in hidden
     ]
+
+
+def _row(key: str, entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "key": key,
+        "allowed": _allowed(entry, definitions),
+        "default": entry.get("default"),
+        "description": entry.get("description", ""),
+    }
+
+
+def _inner(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The options of the mappings that a value is, or that it is a list of."""
+    if "$ref" in entry:
+        yield from definitions[entry["$ref"].rsplit("/", 1)[-1]].get("properties", {}).items()
+    parts = [*entry.get("anyOf", ()), *([entry["items"]] if "items" in entry else ())]
+    for part in parts:
+        yield from _inner(part, definitions)
 
 
 def _allowed(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
@@ -46,7 +66,7 @@ def _allowed(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 def _plural(text: str) -> str:
     """``integers from 1`` of ``integer from 1``; what is no type stays as it is."""
     kind, space, bounds = text.partition(" ")
-    return f"{kind}s{space}{bounds}" if kind in ("integer", "number", "string", "boolean") else text
+    return f"{kind}s{space}{bounds}" if kind in ("integer", "number", "string", "boolean", "mapping") else text
 
 
 def _range(entry: Mapping[str, Any]) -> str:

@@ -16,8 +16,9 @@ from rich.table import Table
 
 from recsys_emb.allocator import keep_freed_memory
 from recsys_emb.data import describe as describing
-from recsys_emb.data.encode import Ids, prepare
 from recsys_emb.data.encode import Progress as Report
+from recsys_emb.data.encode import prepare
+from recsys_emb.data.ids import Ids
 from recsys_emb.data.like import open_reference
 from recsys_emb.data.options import make_source
 from recsys_emb.data.sources.base import Note, source_registry

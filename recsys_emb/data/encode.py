@@ -14,30 +14,30 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from recsys_emb.data.dense import DenseStatistics, FittedDense, standardise, transform
+from recsys_emb.data.field_checks import TargetValues, WeighedIds
 from recsys_emb.data.folder import building, checksums
-from recsys_emb.data.like import Reference, ReferenceIds
+from recsys_emb.data.ids import FittedIds, Ids, ReferenceIds
+from recsys_emb.data.like import Reference
 from recsys_emb.data.lists import check_aligned, flatten
 from recsys_emb.data.rejects import RejectLog
-from recsys_emb.data.schema import HASHED_IDS, CategoricalField, DatasetSchema, SequenceField
+from recsys_emb.data.schema import CategoricalField, DatasetSchema, SequenceField
 from recsys_emb.data.sources.base import TRAIN, Block, RawFields, Source
 from recsys_emb.data.spool import Spool, SpooledBlock
 from recsys_emb.data.store import FORMAT_VERSION, SPLITS
 from recsys_emb.data.values import canonical, distinct_codes
-from recsys_emb.data.vocabulary import ValueSpool, Vocabulary, hashed_block_ids, write_vocabulary
+from recsys_emb.data.vocabulary import ValueSpool
 from recsys_emb.data.writer import SplitWriter
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a stage (``reading`` or ``writing``), its rows done so far, and the rows in all where they are known."""
-
-Ids = Literal["vocabulary", "hash64"]
 
 
 def prepare(
@@ -93,13 +93,14 @@ def prepare(
         _check_splits(source.name, first.rows_of, first.clicks_of, may_be_empty=like is not None)
         if like is None:
             _check_weights(first.weighing_of)
-        vocabularies: _Ids | ReferenceIds
+        vocabularies: FittedIds | ReferenceIds
         if like is None:
-            vocabularies, dense = _Ids(first.spools, scratch, min_count, ids), first.statistics.fit()
+            vocabularies, dense = FittedIds(first.spools, scratch, min_count, ids), first.statistics.fit()
         else:
             vocabularies, dense = ReferenceIds(like, first.spools), list(like.rows.dense)
         schema = _schema(first.fields, vocabularies)
-        oov = _write_splits(folder, schema, dense, first, vocabularies, report)
+        targets = TargetValues(schema)
+        oov = _write_splits(folder, schema, dense, first, vocabularies, targets, report)
         vocabulary_bytes = vocabularies.write(folder)
         shutil.rmtree(scratch)
         write_json(folder / "schema.json", schema.model_dump(mode="json"))
@@ -118,7 +119,7 @@ def prepare(
             "oov_rate": oov,
             "vocabulary_bytes": vocabulary_bytes,
             "dense": [d.model_dump() for d in dense],
-            "notes": [asdict(note) for note in source.notes()],
+            "notes": [asdict(note) for note in (*source.notes(), *first.weighed.notes(), *targets.notes())],
             "bayes": source.bayes(),
             "checksums": checksums(folder),
         }
@@ -169,6 +170,7 @@ class _FirstPass:
         self.spools = {f.vocabulary: ValueSpool(f.vocabulary, scratch) for f in self.embedded}
         self.spool = Spool(scratch / "blocks", len(self.embedded), len(self._jagged))
         self.statistics = DenseStatistics(fields.dense)
+        self.weighed = WeighedIds()
         self.rows_of = np.zeros(len(SPLITS), dtype=np.int64)
         self.clicks_of = np.zeros(len(SPLITS), dtype=np.int64)
         self.weighing_of = np.zeros((2, len(SPLITS)), dtype=np.int64)  # rows with a weight above 0, by label and split
@@ -220,45 +222,15 @@ class _FirstPass:
         self.statistics.add(dense[block.split == TRAIN])
         for field, column in zip(self.embedded, columns):
             self.spools[field.vocabulary].append(column.distinct, column.counts)
+            if isinstance(field, CategoricalField) and field.multi_valued:
+                self.weighed.add(field, column.distinct, column.codes)
         lengths = [c.lengths for c in columns[len(self.single) :]]
         weights = np.zeros(0, np.float32) if block.weights is None else block.weights
         codes = [c.codes for c in columns]
         self.spool.append(SpooledBlock(block.labels, block.split, weights, dense, codes, lengths))
 
 
-class _Ids:
-    """The ids of every block's values, of vocabularies or hashes."""
-
-    def __init__(self, spools: dict[str, ValueSpool], scratch: Path, min_count: int, ids: Ids) -> None:
-        self.hashed = ids == "hash64"
-        self._vocabularies: dict[str, Vocabulary] = {}
-        if not self.hashed:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                made = pool.map(lambda spool: Vocabulary(spool, scratch, min_count), spools.values())
-                self._vocabularies = dict(zip(spools, made))
-        self.sizes = {v: HASHED_IDS if self.hashed else len(self._vocabularies[v]) for v in spools}
-        self.hashed_integers = {v: spool.integers for v, spool in spools.items()} if self.hashed else {}
-        self._spools = spools
-
-    def by_block(self) -> dict[str, Iterator[np.ndarray]]:
-        if self.hashed:
-            return {v: hashed_block_ids(s) for v, s in self._spools.items()}
-        return {v: vocabulary.block_ids() for v, vocabulary in self._vocabularies.items()}
-
-    def write(self, folder: Path) -> int:
-        """Writes ``vocabularies/`` and ``counts/``; returns the bytes of the first."""
-        if self.hashed:
-            return 0
-        for sub in ("vocabularies", "counts"):
-            (folder / sub).mkdir()
-        for name, vocabulary in self._vocabularies.items():
-            np.save(folder / "counts" / f"{name}.npy", vocabulary.counts)
-        return sum(
-            write_vocabulary(folder / "vocabularies" / f"{n}.arrow", v.values) for n, v in self._vocabularies.items()
-        )
-
-
-def _schema(fields: RawFields, ids: _Ids | ReferenceIds) -> DatasetSchema:
+def _schema(fields: RawFields, ids: FittedIds | ReferenceIds) -> DatasetSchema:
     return DatasetSchema(
         dense=tuple(d.name for d in fields.dense),
         categorical=fields.categorical,
@@ -306,7 +278,8 @@ def _write_splits(
     schema: DatasetSchema,
     dense: list[FittedDense],
     first: _FirstPass,
-    vocabularies: _Ids | ReferenceIds,
+    vocabularies: FittedIds | ReferenceIds,
+    targets: TargetValues,
     report: Progress,
 ) -> dict[str, dict[str, float]]:
     """The second pass. Returns the share of values with id 0 per split and field."""
@@ -315,6 +288,7 @@ def _write_splits(
     for block, ids, jagged in _ahead(_encoded(first, vocabularies)):
         scaled = standardise(block.dense, dense)
         _check_finite(scaled, dense)
+        targets.add(ids, jagged)
         for code, writer in enumerate(writers):
             writer.append(block.split == code, block.labels, block.weights, scaled, ids, jagged)
         done += len(block.labels)
@@ -331,7 +305,7 @@ def _check_finite(scaled: np.ndarray, dense: list[FittedDense]) -> None:
 
 
 def _encoded(
-    first: _FirstPass, vocabularies: _Ids | ReferenceIds
+    first: _FirstPass, vocabularies: FittedIds | ReferenceIds
 ) -> Iterator[tuple[SpooledBlock, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]]:
     """The spooled blocks with the ids of their fields, as SplitWriter takes them."""
     ids_of = vocabularies.by_block()

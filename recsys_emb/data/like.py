@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys_emb.data.dense import FittedDense
@@ -17,7 +14,6 @@ from recsys_emb.data.folder import checksum
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.sources.base import DenseColumn, RawFields
 from recsys_emb.data.store import open_dataset
-from recsys_emb.data.vocabulary import ValueIndex, ValueSpool
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json_as
 
@@ -101,46 +97,3 @@ def open_reference(path: Path) -> Reference:
 def how_to_prepare_like(path: Path | str) -> str:
     """Advice for messages about a dataset that is not like the one at ``path``."""
     return f"prepare its rows with `recsys-emb data prepare SOURCE --like {path} --input FILE --out DIR`"
-
-
-class ReferenceIds:
-    """Ids of every block's values in the vocabularies of a reference, for ``encode.prepare``.
-
-    Args:
-        reference: whose ids.
-        spools: the values of all blocks by vocabulary.
-    """
-
-    def __init__(self, reference: Reference, spools: dict[str, ValueSpool]) -> None:
-        schema = reference.schema
-        self.hashed = schema.ids == "hash64"
-        self.sizes = schema.vocabularies
-        self.hashed_integers = schema.hashed_integers
-        self._files = {v: reference.vocabulary_file(v) for v in spools}
-        self._indexes = {
-            v: ValueIndex(file, self.sizes[v], self.hashed_integers.get(v)) for v, file in self._files.items()
-        }
-        self._spools = spools
-        self._counts = {} if self.hashed else {v: np.zeros(self.sizes[v], np.int64) for v in spools}
-
-    def by_block(self) -> dict[str, Iterator[np.ndarray]]:
-        """Per vocabulary the ids of the values of each block, in the order of the spool."""
-        return {v: self._block_ids(v) for v in self._spools}
-
-    def _block_ids(self, vocabulary: str) -> Iterator[np.ndarray]:
-        for values, counts in self._spools[vocabulary].batches():
-            ids = self._indexes[vocabulary].ids(values)
-            if not self.hashed:
-                np.add.at(self._counts[vocabulary], ids, counts)
-            yield ids
-
-    def write(self, folder: Path) -> int:
-        """Writes ``vocabularies/`` and the new rows' own ``counts/``; returns the bytes of the first."""
-        if self.hashed:
-            return 0
-        for sub in ("vocabularies", "counts"):
-            (folder / sub).mkdir()
-        for name, file in self._files.items():
-            np.save(folder / "counts" / f"{name}.npy", self._counts[name])
-            shutil.copyfile(file, folder / "vocabularies" / f"{name}.arrow")  # type: ignore[arg-type]
-        return sum(f.stat().st_size for f in (folder / "vocabularies").iterdir())

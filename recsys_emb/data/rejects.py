@@ -58,7 +58,9 @@ class RejectLog:
         self._file.flush()
         shutil.copyfile(self._path, self._kept_at)
         first = "; ".join(f"{r.file} line {r.line}: {r.reason}" for r in self._first)
+        remedy = next((f"; {r.remedy}" for r in self._first if r.remedy), "")
         raise UserError(
             f"{self.count} of {total} rows{'' if done else ' so far'} are malformed, more than --max-rejected "
-            f"{self._limit:g}: {first}{'; ...' if self.count > len(self._first) else ''} (all in {self._kept_at})"
+            f"{self._limit:g}: {first}{'; ...' if self.count > len(self._first) else ''} "
+            f"(all in {self._kept_at}){remedy}"
         )

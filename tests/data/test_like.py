@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from recsys_emb.config import parse_config
 from recsys_emb.data.cli import app
-from recsys_emb.data.encode import Ids, prepare
+from recsys_emb.data.encode import prepare
 from recsys_emb.data.encoder import Encoder
+from recsys_emb.data.ids import Ids
 from recsys_emb.data.like import open_reference
 from recsys_emb.data.options import make_source
 from recsys_emb.data.store import EncodedDataset, open_dataset
@@ -142,7 +143,7 @@ def test_options_come_from_the_reference_as_typed(tmp_path: Path) -> None:
     manifest = json.loads(done.output)
     assert manifest["rows"]["test"] == 20
     assert manifest["like"] == str(tmp_path / "old")
-    assert manifest["options"]["label"] == "y"
+    assert manifest["options"]["label"]["column"] == "y"
     assert manifest["options"]["split"]["all"] == "test"
 
 

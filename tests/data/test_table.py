@@ -154,8 +154,8 @@ def test_small_chunks_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (changed(clicked="2"), "label is not 0 or 1: '2.0'"),
-        (changed(clicked="yes"), "clicked is not a number: 'yes'"),
+        (changed(clicked="2"), "label is not 0 or 1: '2'"),
+        (changed(clicked="maybe"), "label is not 0 or 1: 'maybe'"),
         (changed(clicked=""), "label is not 0 or 1: ''"),
         (changed(price="1,5"), "price is not a number: '1,5'"),
         (changed(views="inf"), "log_views is not a number: 'inf'"),
@@ -198,6 +198,69 @@ def test_label_threshold(tmp_path: Path) -> None:
     (block,) = read(write(tmp_path / "t.csv", rows), {**SCHEMA, "label_threshold": 3})
     assert block.labels.tolist() == [0, 0, 1, 1]
     assert [(r.line, r.reason) for r in block.rejected] == [(6, "label is missing")]
+    (block,) = read(write(tmp_path / "u.csv", [*rows, changed(clicked="good")]), {**SCHEMA, "label_threshold": 3})
+    assert next((r.line, r.reason) for r in block.rejected) == (7, "label is not a number: 'good'")
+
+
+@pytest.mark.parametrize(
+    ("label", "clicks", "others", "wrong"),
+    [
+        ("clicked", ["1", "1.0", "true", "TRUE", " 1"], ["0", "0.00", "false", "False"], ["Y", "2", "-1", ""]),
+        ({"column": "clicked", "positive": "Y"}, ["Y"], ["N", "y", "0"], [""]),
+        ({"column": "clicked", "positive": "Y", "negative": ["N", "-"]}, ["Y"], ["N", "-"], ["y", "0", ""]),
+        ({"column": "clicked", "positive": 1, "negative": -1}, ["1", "+1", "1.0"], ["-1", "-1.0"], ["0", "true"]),
+        ({"column": "clicked", "positive": [True, "buy"]}, ["yes", "True", "buy"], ["no", "Buy"], [""]),
+    ],
+)
+def test_labels(tmp_path: Path, label: Any, clicks: list[str], others: list[str], wrong: list[str]) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**SCHEMA, "label": label}))  # true may have been written yes
+    path = write(tmp_path / "t.csv", [changed(clicked=v) for v in (*clicks, *others, *wrong)])
+    (block,) = make_source("table", path, tmp_path / "s.yaml").blocks()
+    assert block.labels.tolist() == [1] * len(clicks) + [0] * len(others)
+    assert len(block.rejected) == len(wrong)
+
+
+def test_labels_of_parquet(tmp_path: Path) -> None:
+    for values in ([True, False], [1.0, 0.0], ["1", "false"], [1, 0]):
+        frame = pl.DataFrame({"clicked": values, "user": ["a", "b"]})
+        frame.write_parquet(tmp_path / "t.parquet")
+        (block,) = read(tmp_path / "t.parquet", {"label": "clicked", "categorical": ["user"]})
+        assert block.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ("YN", "`label: {column: clicked, positive: Y}` says which value is a click"),
+        (["-1", "1"], "`label: {column: clicked, positive: 1}` says which value is a click"),
+        (["5", "3", "2"], "`label_threshold: NUMBER` makes a click of every label above it"),
+        (["view", "buy", "cart"], "`label: {column: clicked, positive: buy}` says which value is a click"),
+    ],
+)
+def test_other_labels_are_refused_with_what_to_write(tmp_path: Path, values: list[str], remedy: str) -> None:
+    path = write(tmp_path / "t.csv", [changed(clicked=v, user=u) for u in "abcdef" for v in values])
+    with pytest.raises(UserError, match=f"label is not 0 or 1: '{values[0]}'") as error:
+        prepare(make_source("table", path, options=SCHEMA), tmp_path / "out")
+    assert str(error.value).endswith(f"; {remedy}")
+    if "column" in remedy:  # and then they are
+        label = yaml.safe_load(remedy.split("`")[1])
+        (block,) = read(path, {**SCHEMA, **label})
+        assert len(block.labels) == 6 * len(values)
+        assert block.labels.sum() == 6
+
+
+def test_a_label_has_one_meaning(tmp_path: Path) -> None:
+    for label, message in (
+        ({"column": "clicked", "positive": "Y", "negative": ["N", "Y"]}, "'Y' cannot be both positive and negative"),
+        ({"column": "clicked", "negative": "N"}, "negative needs positive"),
+        ({"positive": "N"}, "label.column: missing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_source("table", tmp_path, options={**SCHEMA, "label": label})
+    with pytest.raises(UserError, match=r"label\.positive or label_threshold, not both"):
+        make_source(
+            "table", tmp_path, options={**SCHEMA, "label": {"column": "c", "positive": 3}, "label_threshold": 2}
+        )
 
 
 def test_split_column(tmp_path: Path) -> None:
@@ -243,13 +306,64 @@ def test_parquet(tmp_path: Path) -> None:
     assert block.frame["tags"].to_list() == [["a"], [], ["a", None]]
     assert block.frame["price"].to_list() == [1.5, None, None]
     assert [(r.line, r.reason) for r in block.rejected] == [
-        (3, "label is not 0 or 1: '2.0'"),
+        (3, "label is not 0 or 1: '2'"),
         (4, "label is not 0 or 1: ''"),
     ]
     assert "'clicked': 2," in block.rejected[0].text
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-50])
     with pytest.raises(UserError, match="not a readable Parquet file"):
         read(tmp_path / "cut.parquet")
+
+
+def test_lists_as_they_are_printed(tmp_path: Path) -> None:
+    """What pandas, JSON and numpy write, and what looks like it and is none."""
+    lists = {
+        "['a', 'b']": ["a", "b"],
+        '["a","b, c"]': ["a", "b, c"],
+        "[1, 2.0]": ["1", "2.0"],
+        "[1 2\n 3]": ["1", "2", "3"],
+        "['a' 'b']": ["a", "b"],
+        "('a',)": ["a"],
+        "[]": [],
+        "[None, 'b', '']": [None, "b"],
+        r"""["caf\u00e9", 'it\'s']""": ["café", "it's"],
+        "[a|b]": ["a", "b"],
+        " a | b ||": ["a", "b"],
+        "'a'|\"b\"": ["a", "b"],
+        "'90s|rock 'n' roll": ["'90s", "rock 'n' roll"],
+        "|": [],
+    }
+    wrong = ["[red shirt, blue]", "[[1], [2]]", "['a', 'b", "'a','b'", '"a|b', "{'a': 1}"]
+    rows = [changed(tags=text) for text in (*lists, *wrong)]
+    (block,) = read(write(tmp_path / "t.csv", rows))
+    assert block.frame["tags"].to_list() == list(lists.values())
+    assert [r.reason for r in block.rejected] == [f"tags is no list: '{text}'" for text in wrong]
+    assert block.rejected[0].line == 2 + len(lists) + 1  # a line end inside of quotes
+
+
+@pytest.mark.parametrize("separator", [" ", ",", ", ", "\t", "::", "$"])
+def test_separators(tmp_path: Path, separator: str) -> None:
+    schema = {**SCHEMA, "multi_valued": [{"name": "tags", "separator": separator}]}
+    rows = [changed(tags=separator.join(tags)) for tags in ("ab", "a", ("a", "b", ""))]
+    (block,) = read(write(tmp_path / "t.csv", rows), schema)
+    assert block.frame["tags"].to_list() == [["a", "b"], ["a"], ["a", "b"]]
+
+
+def test_brackets_need_no_separator(tmp_path: Path) -> None:
+    schema = {**SCHEMA, "multi_valued": ["tags"]}
+    (block,) = read(write(tmp_path / "t.csv", [changed(tags=t) for t in ("['a']", "", "[1, 2]")]), schema)
+    assert block.frame["tags"].to_list() == [["a"], None, ["1", "2"]]
+    with pytest.raises(UserError, match=r"'tags': separator is missing; t.csv line 3 holds 'a', which is no list"):
+        read(write(tmp_path / "t.csv", [changed(tags=t) for t in ("['a']", "a")]), schema)
+
+
+def test_gaps_of_aligned_sequences_keep_their_place(tmp_path: Path) -> None:
+    """The second item has no category, and the separator at the end says nothing."""
+    sequences = [{**s, "separator": "|", "max_length": 9} for s in SCHEMA["sequences"]]
+    rows = [changed(history="1|2|3", twin=twin) for twin in ("4||6", "4||6|", "['4', '', '6']", "4|6")]
+    (block,) = read(write(tmp_path / "t.csv", rows), {**SCHEMA, "sequences": sequences})
+    assert block.frame["twin"].to_list() == [["4", None, "6"]] * 3
+    assert [(r.line, r.reason) for r in block.rejected] == [(5, "twin and history differ in length")]
 
 
 def test_history_keeps_its_last_entries(tmp_path: Path) -> None:
@@ -325,7 +439,7 @@ def test_options_go_before_the_schema(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**SCHEMA, "split": {"seed": 5}}))
     source = make_source("table", tmp_path, tmp_path / "s.yaml", ["split.seed=9", "label=other", "separator=;"])
     assert source.options.split.seed == 9
-    assert (source.options.label, source.options.separator) == ("other", ";")
+    assert (source.options.label.column, source.options.separator) == ("other", ";")
     again = make_source("table", tmp_path, options=source.options.model_dump(mode="json"))
     assert again.options == source.options
 

@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from recsys_emb import cli, load_artifact
-from recsys_emb.data.encode import Ids, prepare
+from recsys_emb.data.encode import prepare
+from recsys_emb.data.ids import Ids
 from recsys_emb.data.options import make_source
 from recsys_emb.data.sources import _files
 from recsys_emb.data.sources.base import TEST

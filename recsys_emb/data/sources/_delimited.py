@@ -53,14 +53,14 @@ class Rows:
     texts: Callable[[Sequence[int]], list[str]]
     rejected: list[Rejected] = field(default_factory=list)
 
-    def reject(self, bad: pl.Series | np.ndarray, reason: pl.Series | str) -> Rows:
+    def reject(self, bad: pl.Series | np.ndarray, reason: pl.Series | str, remedy: str = "") -> Rows:
         """The rows where ``bad`` (bool [n]) does not hold; the others are rejected for ``reason``, one or [n]."""
         mask = np.asarray(bad, dtype=bool)
         if not mask.any():
             return self
         at = np.flatnonzero(mask)
         reasons = [reason] * len(at) if isinstance(reason, str) else reason.gather(at).to_list()
-        found = _rejections(self.file, self.lines[at].tolist(), reasons, self.texts)
+        found = _rejections(self.file, self.lines[at].tolist(), reasons, self.texts, remedy)
         good = np.flatnonzero(~mask)
         return replace(self, frame=self.frame[good], lines=self.lines[good], rejected=[*self.rejected, *found])
 
@@ -102,9 +102,13 @@ def quoting(values: pl.Series, what: str) -> pl.Series:
 
 
 def _rejections(
-    file: str, numbers: Sequence[int], reasons: Sequence[str], texts: Callable[[Sequence[int]], list[str]]
+    file: str,
+    numbers: Sequence[int],
+    reasons: Sequence[str],
+    texts: Callable[[Sequence[int]], list[str]],
+    remedy: str = "",
 ) -> list[Rejected]:
-    return [Rejected(file, *row) for row in zip(numbers, reasons, texts(numbers))] if numbers else []
+    return [Rejected(file, *row, remedy) for row in zip(numbers, reasons, texts(numbers))] if numbers else []
 
 
 def _texts(chunk: Chunk, numbers: Sequence[int]) -> list[str]:

@@ -2,56 +2,80 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from recsys_emb.data.schema import CategoricalField, SequenceField
+from recsys_emb.data.sources._label import LabelSpec
 from recsys_emb.data.sources._splits import Ratios
 from recsys_emb.data.sources.base import DenseColumn, RawFields, SourceOptions
 
 
-class _Column(SourceOptions):
-    """A field; a bare text in the YAML is its name. ``column`` is where it is read from, its name when absent."""
+_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
+_SEPARATOR = "between the values of a text; lists in brackets, and of Parquet, need none"
 
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")
-    column: str = ""
+
+class _Column(SourceOptions):
+    """A field; a bare text in the YAML is its name."""
+
+    name: str = Field(description="of the field; a bare text in place of the mapping is the name")
+    column: str = Field("", description="where it is read from; absent: its name")
 
     @model_validator(mode="before")
     @classmethod
     def _bare_name(cls, data: Any) -> Any:
         return {"name": data} if isinstance(data, str) else data
 
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(_NAME, value):
+            how = f"{{name: {plain_name(value)}, column: {value!r}}}"
+            raise ValueError(f"{value!r} is no name of a field (letters, digits, '_', '-' and '.'); write {how}")
+        return value
+
     @property
     def source_column(self) -> str:
         return self.column or self.name
 
 
+def plain_name(column: str) -> str:
+    """A field's name that is like the column's: ``user_id`` for ``user id``."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", column).strip("_") or "field"
+    return plain if re.match(r"[A-Za-z_]", plain) else f"_{plain}"
+
+
 class DenseSpec(_Column):
     """A numeric column."""
 
-    transform: Literal["none", "standard", "log1p"] = "standard"
+    transform: Literal["none", "standard", "log1p"] = Field(
+        "standard", description="standard: mean 0, deviation 1; log1p: sign(x) log(1 + |x|) first; none: as it is"
+    )
 
 
 class CategoricalSpec(_Column):
     """A column of one value per row; fields with the same ``vocabulary`` share their ids."""
 
-    vocabulary: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$", description="the field's name when absent")
+    vocabulary: str = Field(
+        "", pattern=r"^[A-Za-z0-9_.-]*$", description="fields of one vocabulary share their ids; absent: the name"
+    )
 
 
 class MultiValuedSpec(CategoricalSpec):
     """A column of any number of values per row: a list column of a Parquet file, or text with a separator."""
 
-    separator: str | None = Field(None, min_length=1)
+    separator: str | None = Field(None, min_length=1, description=_SEPARATOR)
 
 
 class SequenceSpec(_Column):
     """A behaviour history, oldest first; its vocabulary is that of ``target``, the field whose past values it lists."""
 
-    target: str
+    target: str = Field(description="the categorical field whose past values it lists; they share their ids")
     max_length: int = Field(50, ge=1, description="the last so many entries are kept")
     aligned_with: str | None = Field(None, description="an earlier sequence of the same length in every row")
-    separator: str | None = Field(None, min_length=1)
+    separator: str | None = Field(None, min_length=1, description=_SEPARATOR)
 
 
 class SplitSpec(SourceOptions):
@@ -87,7 +111,7 @@ class SplitSpec(SourceOptions):
 class TableOptions(SourceOptions):
     """Options of ``table``, usually in a YAML file."""
 
-    label: str = Field(description="column of 0 and 1")
+    label: LabelSpec = Field(description="column of 0 and 1, or a mapping that says which values are clicks")
     label_threshold: float | None = Field(None, description="when set, a label above it is a click, others are none")
     dense: tuple[DenseSpec, ...] = Field((), description="numeric columns")
     categorical: tuple[CategoricalSpec, ...] = Field((), description="columns of one value per row")
@@ -111,10 +135,18 @@ class TableOptions(SourceOptions):
         """Everything that a model may see."""
         return (*self.dense, *self.categorical, *self.multi_valued, *self.sequences)
 
+    @property
+    def aligned(self) -> set[str]:
+        """Sequences whose values belong to those of another one, position by position."""
+        pairs = [(s.name, s.aligned_with) for s in self.sequences if s.aligned_with is not None]
+        return {name for pair in pairs for name in pair}
+
     @model_validator(mode="after")
     def _roles_fit(self) -> Self:
         """A field that is the label, or that tells the split, would leak it into every figure."""
-        roles = {"label": self.label, "weight": self.weight}
+        roles = {"label": self.label.column, "weight": self.weight}
+        if self.label.positive and self.label_threshold is not None:
+            raise ValueError("give label.positive or label_threshold, not both")
         roles |= {"split.column": self.split.column, "split.time": self.split.time}
         named = {role: column for role, column in roles.items() if column is not None}
         for role, column in named.items():

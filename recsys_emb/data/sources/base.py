@@ -54,12 +54,13 @@ class RawFields:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A malformed row: where it stands, what is wrong, its text."""
+    """A malformed row: where it stands, what is wrong, its text, and what in a schema would make it a good one."""
 
     file: str
     line: int
     reason: str
     text: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from recsys_emb.data.frame import from_arrow
 from recsys_emb.data.lists import canonical_lists, misaligned
 from recsys_emb.data.sources._delimited import Format, Rows, parse, quoting
 from recsys_emb.data.sources._files import find_files, read_chunks, read_header
+from recsys_emb.data.sources._label import read_label
+from recsys_emb.data.sources._list_texts import in_brackets, split_texts
 from recsys_emb.data.sources._splits import RandomSplit, TimeSplit
 from recsys_emb.data.sources._table_options import MultiValuedSpec, SequenceSpec, TableOptions
 from recsys_emb.data.sources._times import TimeColumn
@@ -30,7 +32,7 @@ from recsys_emb.errors import UserError
 BLOCK_ROWS = 1 << 18
 # No field is called like these, which begin with a space.
 _FIELD, _LABEL, _WEIGHT, _SPLIT, _TIME = " field:", " label", " weight", " split", " time"
-_NUMERIC = ("label", "dense", "weight")
+_NUMERIC = ("dense", "weight")
 """Roles whose columns of a text file are read as numbers."""
 
 
@@ -118,7 +120,7 @@ class Table(Source):
         ]
         if labelled:
             keys: dict[str, tuple[Role, str | None]] = {
-                **{"label": ("label", o.label), "weight": ("weight", o.weight)},
+                **{"label": ("label", o.label.column), "weight": ("weight", o.weight)},
                 **{"split.column": ("split", o.split.column), "split.time": ("time", o.split.time)},
             }
             uses += [Use(column, role, key) for key, (role, column) in keys.items() if column is not None]
@@ -130,9 +132,6 @@ class Table(Source):
         separator = o.separator or ("\t" if tabs else ",")
         header = _header(file, separator)
         _check_header(file, header, uses)
-        for f in self._list_fields:
-            if f.separator is None:
-                raise UserError(f"field {f.name!r}: separator is missing; a text file such as {file} needs one")
         numeric = {u.column for u in uses if u.role in _NUMERIC} - {u.column for u in uses if u.role not in _NUMERIC}
         form = Format(
             {name: pl.Float64 if name in numeric else pl.String for name in header},
@@ -146,14 +145,7 @@ class Table(Source):
     def _checked_row(self, rows: Rows, time: TimeColumn | None) -> Rows:
         """Label, weight, split and, for a split by it, time."""
         o = self.options
-        rows = _number(rows, o.label, _LABEL, "label")
-        label = rows.frame[_LABEL]
-        if o.label_threshold is None:
-            rows = rows.reject(~label.is_in([0.0, 1.0]).fill_null(False), quoting(label, "label is not 0 or 1"))
-            rows = rows.with_column((rows.frame[_LABEL]).cast(pl.UInt8))
-        else:
-            rows = rows.reject(label.is_null(), "label is missing")
-            rows = rows.with_column((rows.frame[_LABEL] > o.label_threshold).cast(pl.UInt8))
+        rows = read_label(rows, o.label, o.label_threshold, _LABEL)
         if o.weight is not None:
             rows = _number(rows, o.weight, _WEIGHT, "weight")
             weight = rows.frame[_WEIGHT]
@@ -175,9 +167,7 @@ class Table(Source):
         for spec in o.dense:
             rows = _number(rows, spec.source_column, f"{_FIELD}{spec.name}", spec.name)
         for item in self._list_fields:
-            lists = _lists(rows.frame[item.source_column], item)
-            lists = canonical_lists(lists, f"{rows.file}: column {item.source_column!r}")
-            rows = rows.with_column(lists.alias(f"{_FIELD}{item.name}"))
+            rows = _lists(rows, item, f"{_FIELD}{item.name}", keep_gaps=item.name in o.aligned)
         for c in o.categorical:
             ids = canonical(rows.frame[c.source_column], f"{rows.file}: column {c.source_column!r}")
             rows = rows.with_column(ids.alias(f"{_FIELD}{c.name}"))
@@ -195,14 +185,24 @@ def _number(rows: Rows, column: str, name: str, what: str) -> Rows:
     return rows.with_column(number.alias(name)).reject(wrong, quoting(raw, f"{what} is not a number"))
 
 
-def _lists(values: pl.Series, spec: MultiValuedSpec | SequenceSpec) -> pl.Series:
-    """A List column; of text, the parts between separators, and none of an empty text."""
+def _lists(rows: Rows, spec: MultiValuedSpec | SequenceSpec, name: str, keep_gaps: bool) -> Rows:
+    """Adds a List column as ``name``: lists as they are, or what texts say."""
+    values = rows.frame[spec.source_column]
     if isinstance(values.dtype, (pl.List, pl.Array, pl.Null)):
-        return values
-    if spec.separator is None:
-        raise UserError(f"field {spec.name!r}: column {spec.source_column!r} is no list; give its separator")
-    texts = values.cast(pl.String)
-    return texts.set(texts == "", None).str.split(spec.separator)
+        lists, wrong = values, None
+    else:
+        texts = values.cast(pl.String)
+        bare = ~in_brackets(texts) & (texts != "")
+        if spec.separator is None and bare.any():
+            at = bare.arg_true()[0]
+            raise UserError(
+                f"field {spec.name!r}: separator is missing; {rows.file} line {rows.lines[at]} holds {texts[at]!r}, "
+                "which is no list in brackets"
+            )
+        lists, wrong = split_texts(texts, spec.separator, keep_gaps=keep_gaps)
+    canonical_ = canonical_lists(lists, f"{rows.file}: column {spec.source_column!r}")
+    rows = rows.with_column(canonical_.alias(name))
+    return rows if wrong is None else rows.reject(wrong, quoting(values, f"{spec.name} is no list"))
 
 
 def _is_parquet(file: Path) -> bool:
