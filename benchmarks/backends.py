@@ -30,6 +30,7 @@ from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.stages import Search
 from recsys_emb.errors import BudgetTooSmall
 from recsys_emb.models.base import CTRModel, build_model
+from recsys_emb.quiet import quiet_torch
 from recsys_emb.training import runtime
 from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.run import plan
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--steps", type=int, default=10, help="steps of a method in a round")
     options.add_argument("--requests", type=int, default=500, help="requests of a method")
     arguments = options.parse_args(argv)
-    runtime.quiet_torch()
+    quiet_torch()
     with tempfile.TemporaryDirectory() as folder:
         result = {"command": command("backends", argv), **measure(arguments, Path(folder)), "machine": machine()}
     save(result, arguments.out, table(result))

@@ -26,8 +26,8 @@ from benchmarks._steps import run_config
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
 from recsys_emb.data.store import open_dataset
+from recsys_emb.quiet import quiet_torch
 from recsys_emb.serving import Artifact, load_artifact, predict_file, write_artifact
-from recsys_emb.training import runtime
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import train
 from recsys_emb.training.run_dir import RunDir
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--requests", type=int, default=300)
     options.add_argument("--peer", nargs="+", choices=PEERS, default=[], help="needs `make peers`")
     arguments = options.parse_args(argv)
-    runtime.quiet_torch()
+    quiet_torch()
     with tempfile.TemporaryDirectory() as folder:
         result = {"command": command("predict", argv), **measure(arguments, Path(folder)), "machine": machine()}
     save(result, arguments.out, table(result))

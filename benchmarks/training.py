@@ -24,7 +24,7 @@ from benchmarks._peer import PEERS, Peer, model_settings
 from benchmarks._profile import profiled
 from benchmarks._rows import criteo_rows, shop_rows
 from benchmarks._steps import Steps, run_config
-from recsys_emb.training import runtime
+from recsys_emb.quiet import quiet_torch
 
 GOALS = {
     "deepfm": {100_000: 4, 5_000_000: 15, 33_800_000: 80},
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--peer-ids", type=int, nargs="+", help="the sizes that peers train; all when absent")
     options.add_argument("--profile", action="store_true", help="stages and operations of a step instead")
     arguments = options.parse_args(argv)
-    runtime.quiet_torch()
+    quiet_torch()
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(arguments, Path(folder))
         if arguments.profile:

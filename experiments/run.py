@@ -21,9 +21,10 @@ from typing import Any
 from recsys_emb.config import load_config
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
+from recsys_emb.quiet import quiet_torch
 from recsys_emb.training.progress import TerminalReporter
 from recsys_emb.training.run import train
-from recsys_emb.training.runtime import environment, quiet_torch
+from recsys_emb.training.runtime import environment
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -33,6 +33,7 @@ from scipy.stats import spearmanr
 from recsys_emb.config import load_config
 from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import BudgetTooSmall
+from recsys_emb.quiet import quiet_torch
 from recsys_emb.search.config import load_search
 from recsys_emb.search.run import run_search
 from recsys_emb.search.study import JOURNAL
@@ -41,7 +42,7 @@ from recsys_emb.search.terminal import quiet
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import group_of, train
 from recsys_emb.training.run_dir import load_run
-from recsys_emb.training.runtime import environment, quiet_torch
+from recsys_emb.training.runtime import environment
 
 # dataset -> the YAML whose training settings it has, and what is set besides. A learning rate that falls to zero over
 # fixed epochs is the cheapest way to figures with little noise: all runs have learned what there is by its end.

@@ -33,12 +33,13 @@ from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.errors import BudgetTooSmall
 from recsys_emb.files import read_json
+from recsys_emb.quiet import quiet_torch
 from recsys_emb.serving import load_artifact, write_artifact
 from recsys_emb.serving.evaluate import evaluate_artifact
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import group_of, train
 from recsys_emb.training.run_dir import load_run
-from recsys_emb.training.runtime import environment, quiet_torch
+from recsys_emb.training.runtime import environment
 
 BUDGETS = (0.5, 0.25, 0.1, 0.05, 0.02, 0.01, 0.005)
 TRIAL_SEED, TRIAL_BUDGET = SEEDS[0], 0.1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 HUGE_PAGE, LARGE = 2 << 20, 32 << 20

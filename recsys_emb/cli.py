@@ -1,4 +1,7 @@
-"""The ``recsys-emb`` command. Each command calls one function; what is printed for people goes through rich."""
+"""The ``recsys-emb`` command. Each command calls one function; what is printed for people goes through rich.
+
+A command imports what it needs when it is run: torch and torchrec take seconds, for which ``--help`` must not wait.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ import typer.exceptions
 from rich.console import Console
 
 from recsys_emb import __version__
+from recsys_emb.data.cli import app as data
+from recsys_emb.distributed.cli import plan
 from recsys_emb.errors import LostProcess, UserError
+from recsys_emb.quiet import quiet_torch
+from recsys_emb.search.cli import search
 from recsys_emb.training.stop import Stopped, stop_on_signals
 
 app = typer.Typer(
@@ -36,15 +43,10 @@ Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help
 
 def main() -> None:
     """Entry point: mistakes of the user end in one line and exit code 2, never in a traceback."""
-    from recsys_emb.training.runtime import quiet_torch
-
     quiet_torch()
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        _mount_data()
-        _mount_search()
-        _mount_plan()
         code = app(arguments, standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
@@ -69,24 +71,6 @@ def _global(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None: ...
-
-
-def _mount_data() -> None:
-    from recsys_emb.data.cli import app as data
-
-    app.add_typer(data, name="data", help="Prepare click logs and look at prepared datasets.")
-
-
-def _mount_search() -> None:
-    from recsys_emb.search.cli import search
-
-    app.command()(search)
-
-
-def _mount_plan() -> None:
-    from recsys_emb.distributed.cli import plan
-
-    app.command()(plan)
 
 
 def _explain(error: Exception) -> int:
@@ -387,3 +371,10 @@ def demo(
     else:
         Console().print(compare_table(compared, Console().width))
         print(f"The report with the plot: {out / 'report.html'}")
+
+
+# -- commands of other packages ---------------------------------------------------------------------------------------
+
+app.add_typer(data, name="data", help="Prepare click logs and look at prepared datasets.")
+app.command()(search)
+app.command()(plan)

@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
-from recsys_emb.training.runtime import quiet_torch
+from recsys_emb.quiet import quiet_torch
 
 quiet_torch()
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # the same cases on every machine

@@ -1,4 +1,4 @@
-"""`recsys-emb data`: list the sources, prepare a dataset, describe one."""
+"""`recsys-emb data`: list the sources, prepare a dataset, describe one. Each command imports what it needs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from recsys_emb.allocator import keep_freed_memory
-from recsys_emb.data import describe as describing
-from recsys_emb.data.encode import Progress as Report
-from recsys_emb.data.encode import prepare
-from recsys_emb.data.ids import Ids
-from recsys_emb.data.like import open_reference
-from recsys_emb.data.options import make_source
-from recsys_emb.data.sources.base import Note, source_registry
-from recsys_emb.data.unknown import unknown_warnings
+if TYPE_CHECKING:
+    from recsys_emb.data.encode import Progress as Report
 
 app = typer.Typer(no_args_is_help=True, help="Prepare datasets and look at them.")
 
@@ -32,6 +25,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 @app.command("list")
 def list_sources(as_json: AsJson = False) -> None:
     """List the sources and their options."""
+    from recsys_emb.data.sources.base import source_registry
+
     sources = {n: source_registry.get(n) for n in source_registry.names()}
     if as_json:
         typer.echo(
@@ -54,7 +49,8 @@ def prepare_command(
     name: Annotated[str | None, typer.Option(help="What reports call the dataset.")] = None,
     min_count: Annotated[int, typer.Option(help="Rarer values of the training split share id 0.")] = 1,
     ids: Annotated[
-        Ids, typer.Option(help="vocabulary: ids by falling count; hash64: 63-bit hashes, no vocabulary.")
+        Literal["vocabulary", "hash64"],
+        typer.Option(help="vocabulary: ids by falling count; hash64: 63-bit hashes, no vocabulary."),
     ] = "vocabulary",
     like: Annotated[
         Path | None,
@@ -65,6 +61,13 @@ def prepare_command(
     as_json: AsJson = False,
 ) -> None:
     """Turn raw click logs into a dataset that trains without parsing."""
+    from recsys_emb.allocator import keep_freed_memory
+    from recsys_emb.data.encode import prepare
+    from recsys_emb.data.like import open_reference
+    from recsys_emb.data.options import make_source
+    from recsys_emb.data.sources.base import Note
+    from recsys_emb.data.unknown import unknown_warnings
+
     reference = None if like is None else open_reference(like)
     base = reference.rows.options if reference is not None and reference.rows.source == source else None
     read = make_source(source, input, schema, option or [], base)
@@ -101,7 +104,9 @@ def describe_command(
     folder: Annotated[Path, typer.Argument(help="A folder made by `recsys-emb data prepare`.")], as_json: AsJson = False
 ) -> None:
     """Show rows, click rates, fields and sizes of a prepared dataset."""
-    facts = describing.describe(folder)
+    from recsys_emb.data.describe import describe
+
+    facts = describe(folder)
     if as_json:
         typer.echo(json.dumps(facts))
         return

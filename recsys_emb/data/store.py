@@ -20,17 +20,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import BaseModel
-from torch import Tensor
 
 from recsys_emb.data.encoding import Encoding
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line, read_json, read_json_as
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 2
 """2: texts of one value, such as 3 and 3.0, are one id (values.py)."""
@@ -216,4 +217,6 @@ def _map(path: Path, dtype: np.typing.DTypeLike, *shape: int | None) -> np.ndarr
 
 
 def _open(path: Path, dtype: np.typing.DTypeLike, *shape: int | None) -> Tensor:
+    import torch  # takes a second, and who prepares or describes a dataset reads no split
+
     return torch.from_numpy(_map(path, dtype, *shape))

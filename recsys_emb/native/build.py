@@ -12,8 +12,6 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import torch
-
 FLAGS = ("-std=c++17", "-O3", "-mavx2", "-mfma", "-fopenmp", "-fPIC", "-c")
 VECTORS = ("AVX2", "AVX512")
 """What torch says of a processor that can run it."""
@@ -26,6 +24,8 @@ def library(source: Path) -> ctypes.CDLL | None:
 
     Takes seconds once, some 10 ms from then on: the cache (``$XDG_CACHE_HOME/recsys_emb``) goes by what was compiled.
     """
+    import torch  # knows the processor, and brings the threads; a second that only who compiles waits for
+
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if os.environ.get("RECSYS_EMB_NATIVE") == "0" or torch.backends.cpu.get_cpu_capability() not in VECTORS:
         return None

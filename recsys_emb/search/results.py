@@ -14,7 +14,6 @@ import polars as pl
 from optuna._hypervolume import compute_hypervolume
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-from scipy.stats import spearmanr
 
 from recsys_emb.config import RunConfig, dump_config, parse_config
 from recsys_emb.embeddings.backends.field_dim import FieldDimConfig, named_widths
@@ -227,6 +226,8 @@ def correlation(trained: Sequence[Finished], main: MainMetric) -> dict[str, Any]
     pairs = [(row["score"], _score(row, main)) for row in both]
     if len(pairs) < 3:
         return None
+    from scipy.stats import spearmanr  # takes a while to import
+
     rho = float(spearmanr(*zip(*pairs)).statistic)
     return {"spearman": None if np.isnan(rho) else rho, "n": len(pairs), "supported": bool(rho >= SUPPORTED)}
 

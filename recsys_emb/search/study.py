@@ -36,6 +36,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, write_json
+from recsys_emb.quiet import quiet_torch
 from recsys_emb.search.config import Search
 from recsys_emb.search.objective import (
     BASELINE,
@@ -47,7 +48,6 @@ from recsys_emb.search.objective import (
     orphaned,
     quiet_optuna,
 )
-from recsys_emb.training.runtime import quiet_torch
 
 IDENTITY = "search"
 JOURNAL = "journal.log"

@@ -7,7 +7,6 @@ DeLong et al., "Comparing the Areas under Two or More Correlated Receiver Operat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def auc_stderr(scores: Array, labels: Array, weights: Array | None = None) -> fl
         labels: [N], 0 or 1, both there.
         weights: float [N].
     """
-    return _mean_and_error(labels, weights, lambda own, w, sign: _wins(scores, own, w, sign))[1]
+    return _mean_and_error(wins(scores, labels, weights), labels, weights)[1]
 
 
 def auc_change(before: Array, after: Array, labels: Array, weights: Array | None = None) -> tuple[float, float]:
@@ -32,35 +31,39 @@ def auc_change(before: Array, after: Array, labels: Array, weights: Array | None
 
     The error is of the difference, far below that of either AUC where the models agree on most pairs.
     """
-    return _mean_and_error(
-        labels, weights, lambda own, w, sign: _wins(after, own, w, sign) - _wins(before, own, w, sign)
-    )
+    moved = wins(after, labels, weights) - wins(before, labels, weights)
+    return _mean_and_error(moved, labels, weights)
 
 
-def share_below(scores: Array, others: Array, weights: Array) -> Array:
-    """Weighted share of ``others`` below each of ``scores``, ties counting half. float64 [len(scores)]."""
-    order, asked = np.argsort(others), np.argsort(scores)  # both sorted, so that the searches run through memory
-    others = others[order]
-    mass = np.concatenate([[0.0], np.cumsum(weights[order], dtype=np.float64)])
+def wins(scores: Array, labels: Array, weights: Array | None = None) -> Array:
+    """Of each row, the weighted share of the other class's rows that it is on the right side of, ties counting half.
+
+    The mean over either class is the AUC.
+
+    Returns:
+        float64 [N].
+    """
+    order = np.argsort(scores)
+    scores, clicked = scores[order], labels[order] > 0.5
+    w = np.ones(len(scores)) if weights is None else weights[order].astype(np.float64)
+    first = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]]))  # of each run of equal scores
+    in_run = np.diff(first, append=len(scores))
     share = np.empty(len(scores))
-    share[asked] = sum(mass[np.searchsorted(others, scores[asked], side)] for side in ("left", "right")) / 2
-    return share / mass[-1]
+    for others, mine in ((~clicked, clicked), (clicked, ~clicked)):
+        mass = np.concatenate([[0.0], np.cumsum(w * others)])
+        below = (mass[first] + mass[first + in_run]) / (2 * mass[-1])
+        share[mine] = np.repeat(below, in_run)[mine]
+    share[~clicked] = 1 - share[~clicked]  # a row without a click should have clicks above it
+    unsorted = np.empty_like(share)
+    unsorted[order] = share
+    return unsorted
 
 
-def _mean_and_error(
-    labels: Array, weights: Array | None, wins: Callable[[NDArray[np.bool_], Array, int], Array]
-) -> tuple[float, float]:
-    """The weighted mean of what each row wins, the same for both classes, and its standard error."""
-    w = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
-    positive = labels > 0.5
+def _mean_and_error(won: Array, labels: Array, weights: Array | None) -> tuple[float, float]:
+    """The weighted mean of what rows win, the same in both classes, and its standard error."""
     mean, variance = 0.0, 0.0
-    for own, sign in ((positive, 1), (~positive, -1)):
-        won, mine = wins(own, w, sign), w[own]
-        mean = float((mine * won).sum() / mine.sum())
-        variance += float(np.square(mine * (won - mean)).sum() / mine.sum() ** 2)
+    for own in (labels > 0.5, labels <= 0.5):
+        w = np.ones(int(own.sum())) if weights is None else weights[own].astype(np.float64)
+        mean = float((w * won[own]).sum() / w.sum())
+        variance += float(np.square(w * (won[own] - mean)).sum() / w.sum() ** 2)
     return mean, math.sqrt(variance)
-
-
-def _wins(scores: Array, own: NDArray[np.bool_], weights: Array, sign: int) -> Array:
-    """Of each row of one class, the weighted share of the other class's rows that it is on the right side of."""
-    return share_below(sign * scores[own], sign * scores[~own], weights[~own])

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from recsys_emb.data.schema import OOV_ID
 from recsys_emb.errors import UserError
 from recsys_emb.training import delong
-from recsys_emb.training.delong import share_below
 from recsys_emb.training.stored_predictions import StoredPredictions
 
 
@@ -123,8 +122,8 @@ def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     of_positive, of_negative = weights[positive], weights[~positive]
     if min(of_positive.sum(), of_negative.sum()) <= 0:
         raise UserError("AUC is undefined: all rows of one class have weight 0; check the weight column of the split")
-    won = share_below(scores[positive].numpy(), scores[~positive].numpy(), of_negative.numpy())
-    return _mean(torch.from_numpy(won), of_positive)
+    won = torch.from_numpy(delong.wins(scores.numpy(), labels.numpy(), weights.numpy()))
+    return _mean(won[positive], of_positive)
 
 
 def auc_stderr(predictions: Predictions) -> float:

@@ -21,9 +21,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from recsys_emb.config import RunConfig, dump_config, load_config
 from recsys_emb.data.encoding import Encoding
@@ -35,6 +33,9 @@ from recsys_emb.files import read_json, read_json_as, write_json, write_text
 from recsys_emb.lock import LOCK
 from recsys_emb.training.run_files import how_to_continue, read_metrics
 from recsys_emb.training.runtime import environment
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _BEGINNING = {"env.json", "schema.json", "dataset.json", LOCK}
 """What a folder may hold before ``config.yaml`` makes it a run."""
@@ -139,6 +140,8 @@ class RunDir:
 
         Lines that this stage wrote after ``step``, or on evaluations after step ``evaluated``, are dropped first.
         """
+        from torch.utils.tensorboard import SummaryWriter  # takes a while to import, and only trainings write
+
         last = {"eval": evaluated}
         kept = [m for m in self.metrics() if m.get("stage") != stage or m["step"] <= last.get(m["event"], step)]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))

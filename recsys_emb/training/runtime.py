@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import resource
@@ -92,8 +91,3 @@ def _processor() -> str:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
-
-
-def quiet_torch() -> None:
-    """Drops torch's log line about fx tracing that every use of a KeyedJaggedTensor triggers; it means nothing here."""
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

@@ -16,9 +16,9 @@ import torch.multiprocessing as mp
 from recsys_emb.config import parse_config
 from recsys_emb.distributed.exchange import RowExchange
 from recsys_emb.errors import UserError
+from recsys_emb.quiet import quiet_torch
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import train
-from recsys_emb.training.runtime import quiet_torch
 from recsys_emb.training.trainer import TrainingState
 
 SEEN = "seen.json"

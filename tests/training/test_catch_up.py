@@ -75,7 +75,7 @@ class Cases:
         return {k: v for l2 in L2 for k, v in self._caught_up(l2, every).items()}
 
     def _caught_up(self, l2: float, every: int | None) -> Weights:
-        table = EmbeddingTable(len(self.weight), 1)
+        table = EmbeddingTable(len(self.weight), 1, 0.01)
         table.weight.data.copy_(self.weight)
         adam = CatchUpAdam(table, LR, l2)
         found = {}
@@ -153,7 +153,7 @@ def test_rows_end_where_dense_adam_puts_them_after_up_to_a_million_steps() -> No
 
 def test_a_row_updated_once_at_the_first_step() -> None:
     """The bias corrections of the first steps change by the factor 18 in the 400 steps that the row misses."""
-    table = EmbeddingTable(1, 1)
+    table = EmbeddingTable(1, 1, 0.01)
     table.weight.data.fill_(0.05)
     dense = torch.nn.Parameter(table.weight.detach().double().clone())
     ours, reference = CatchUpAdam(table, 1e-2, 1e-5), torch.optim.Adam([dense], lr=1e-2, weight_decay=1e-5)

@@ -25,7 +25,7 @@ from recsys_emb.training.metrics import (
     normalized_entropy,
 )
 
-METRICS = ["auc", "logloss", "ne", "calibration", "gauc", "gauc_users", "gauc_rows", "users", "rows"]
+METRICS = ["auc", "auc_stderr", "logloss", "ne", "calibration", "gauc", "gauc_users", "gauc_rows", "users", "rows"]
 
 
 @st.composite
@@ -153,6 +153,7 @@ def test_without_groups_gauc_is_none():
     collected.append(torch.tensor([0.0, 1.0]), torch.tensor([0, 1]))
     assert evaluate(collected) == {
         "auc": 1.0,
+        "auc_stderr": 0.0,
         "logloss": pytest.approx((math.log(2) + math.log1p(math.exp(-1))) / 2),
         "ne": pytest.approx((1 + math.log2(1 + math.exp(-1))) / 2),
         "calibration": pytest.approx(0.5 + 1 / (1 + math.exp(-1))),

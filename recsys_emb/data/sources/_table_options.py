@@ -12,7 +12,6 @@ from recsys_emb.data.sources._label import LabelSpec
 from recsys_emb.data.sources._splits import Ratios
 from recsys_emb.data.sources.base import DenseColumn, RawFields, SourceOptions
 
-
 _NAME = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 _SEPARATOR = "between the values of a text; lists in brackets, and of Parquet, need none"
 
