@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from recsys_emb.data.store import EncodedDataset
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.forms import Form
 from recsys_emb.embeddings.posttraining import compress
+from recsys_emb.embeddings.posttraining.base import Sensitivity
 from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import write_json
 from recsys_emb.models.base import CTRModel
@@ -40,7 +42,7 @@ from recsys_emb.training.metrics import Predictions, auc_change
 from recsys_emb.training.run import embedding_figures, restore, served_figures
 from recsys_emb.training.run_dir import RunDir
 from recsys_emb.training.run_files import PREDICTIONS
-from recsys_emb.training.stage_runner import predict_split
+from recsys_emb.training.stage_runner import error_costs, predict_split
 from recsys_emb.training.task import task_of
 
 
@@ -84,7 +86,7 @@ def write_artifact(
     before = predict_split(model, dataset, "test", config, precision) if evaluate else None
 
     backend = model.eval().embedding.backend.compact()
-    backend = _compressed(backend, dataset, method, budget, options)
+    backend = _compressed(backend, dataset, method, budget, options, partial(error_costs, model, dataset, config))
     with _building(out) as folder:
         manifest = Manifest(
             format_version=FORMAT_VERSION,
@@ -139,6 +141,7 @@ def _compressed(
     method: str | None,
     budget: Budget,
     options: Mapping[str, Any] | None,
+    costs: Callable[[], Sensitivity],
 ) -> EmbeddingBackend[Any]:
     if method is None:
         if budget is not None:
@@ -146,7 +149,7 @@ def _compressed(
         return backend
     stats = dataset.stats()
     with settings_written_as(lambda setting: f"--{setting}".replace("--options.", "--option ")):
-        return compress(backend, method, budget, stats, options)
+        return compress(backend, method, budget, stats, options, costs)
 
 
 def _write_tensors(

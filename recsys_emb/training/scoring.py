@@ -24,11 +24,7 @@ class Scorer:
 
     def __init__(self, task: Task, model: CTRModel, valid: BatchLoader, rows: int | None, precision: str) -> None:
         self.task, self.model, self.precision = task, model, precision
-        self.batches: Iterable[Batch] = valid
-        if rows is not None and rows < len(valid.split):
-            wanted = -(-rows // valid.batch_size)
-            chosen = {i * len(valid) // wanted for i in range(wanted)}
-            self.batches = [batch for i, batch in enumerate(valid) if i in chosen]
+        self.batches: Iterable[Batch] = valid if rows is None else sampled_batches(valid, rows)
 
     def __call__(self) -> float:
         return self.task.main.score(self.task.value(self.predictions()))
@@ -36,3 +32,10 @@ class Scorer:
     def predictions(self) -> Predictions:
         """Of the rows that are scored."""
         return predict(self.model, self.batches, self.precision)
+
+
+def sampled_batches(loader: BatchLoader, rows: int) -> list[Batch]:
+    """About so many rows of a split, in batches spread evenly over it; all of it where it has no more."""
+    wanted = min(-(-rows // loader.batch_size), len(loader))
+    chosen = {i * len(loader) // wanted for i in range(wanted)}
+    return [batch for i, batch in enumerate(loader) if i in chosen]

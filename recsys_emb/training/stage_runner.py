@@ -24,6 +24,7 @@ from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.finetune import TrainableForm
 from recsys_emb.embeddings.forms import Form
 from recsys_emb.embeddings.posttraining import compress
+from recsys_emb.embeddings.posttraining.base import Sensitivity
 from recsys_emb.embeddings.stages import Compact, Search, Stage, Train
 from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import one_line, read_json, read_json_as, write_json
@@ -32,10 +33,14 @@ from recsys_emb.training.checkpoint import MODEL, Checkpoints, check, load_model
 from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.metrics import Predictions
 from recsys_emb.training.run_dir import MetricsLog, NoLog, RunDir
-from recsys_emb.training.scoring import Scorer
+from recsys_emb.training.scoring import Scorer, sampled_batches
+from recsys_emb.training.sensitivity import sensitivity
 from recsys_emb.training.stop import StopMark
 from recsys_emb.training.task import Task, task_of
 from recsys_emb.training.trainer import Reporter, Trainer, TrainingState, predict
+
+SENSITIVITY_ROWS = 200_000
+"""Training rows that say what errors of embedding rows cost."""
 
 
 @dataclass
@@ -183,18 +188,19 @@ class StageRunner:
                 new = old.search(self._score(model, stage, log), self._seed(number))
         else:
             assert isinstance(stage, Compact)
-            new = self._compact(stage, old)
+            new = self._compact(stage, model)
         model.embedding.backend = new.to(self.device)
         record_backend(self.run, stage.name, new)
         valid = self.task.metrics(predict(model, self.stop.watch(self._loader("valid")), self.precision))
         Checkpoints(self.run.checkpoints(stage.name)).save(0, model.state_dict(), {}, {"valid": valid}, best=0)
         return Outcome(stage.name, time.perf_counter() - started, valid)
 
-    def _compact(self, stage: Compact, trained: EmbeddingBackend[Any]) -> EmbeddingBackend[Any]:
-        form = trained.compact()
+    def _compact(self, stage: Compact, model: CTRModel) -> EmbeddingBackend[Any]:
+        form = model.embedding.backend.compact()
         if stage.method is not None:
+            costs = partial(error_costs, model, self.dataset, self.config)
             with settings_written_as("compact.{}".format):
-                form = compress(form, stage.method, stage.budget, self.dataset.stats(), stage.options)
+                form = compress(form, stage.method, stage.budget, self.dataset.stats(), stage.options, costs)
         return TrainableForm(form) if stage.trainable else form
 
     def _train(self, number: int, stage: Train, model: CTRModel) -> Outcome:
@@ -298,6 +304,12 @@ def predict_split(
 ) -> Predictions:
     """Predictions of a split: in its stored order in one process, one process's after another's in several."""
     return predict(model, split_loader(dataset, split, config, world=world), precision, world)
+
+
+def error_costs(model: CTRModel, dataset: EncodedDataset, config: RunConfig) -> Sensitivity:
+    """What errors of a model's embedding rows cost, on some rows of the training split, always the same."""
+    loader = split_loader(dataset, "train", config)
+    return sensitivity(model, sampled_batches(loader, SENSITIVITY_ROWS))
 
 
 # -- which backend a stage has ----------------------------------------------------------------------------------------

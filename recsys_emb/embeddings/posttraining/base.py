@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Self, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from recsys_emb.errors import BudgetTooSmall, SettingError, UserError
 from recsys_emb.registry import Registry
 from recsys_emb.sizes import Budget, budget_bytes
 
+Sensitivity = Mapping[str, Tensor]
+"""Per table name, float64 [D, D], symmetric: what an error of a looked-up row costs. An error e [D] of a row raises the
+loss by about e S e^T / 2 a lookup (the Gauss-Newton form of its second order, Martens, 2020, section 6)."""
+
 
 class PostTraining(EmbeddingBackend[C]):
     """A serving form made from the rows of a trained backend.
@@ -22,6 +26,9 @@ class PostTraining(EmbeddingBackend[C]):
     An instance has only arrays, no gradients: ``state_dict()`` is what is stored. Like every backend it is built from
     ``(spec, config)``, where ``config`` has all sizes fixed, and its arrays are loaded into it.
     """
+
+    uses_sensitivity: ClassVar[bool] = False
+    """Whether ``fit`` takes ``sensitivity=`` beside its arguments: what errors cost, where somebody can say."""
 
     @classmethod
     @abstractmethod
@@ -65,6 +72,7 @@ def compress(
     budget: Budget = None,
     stats: Stats | None = None,
     options: Mapping[str, Any] | BackendConfig | None = None,
+    sensitivity: Callable[[], Sensitivity] | None = None,
 ) -> PostTraining[Any]:
     """The serving form that a post-training method makes of a trained backend.
 
@@ -74,6 +82,7 @@ def compress(
         budget: a ratio to the fp32 full tables, bytes, or a size such as ``"20MB"``.
         stats: per table, int64 [num_embeddings] counts of the ids in training.
         options: the method's own options.
+        sensitivity: finds out what errors cost; called only for methods that use it.
 
     Raises:
         UserError: unknown method or option, one that is found by fitting, ids without a list, or a budget out of
@@ -83,7 +92,8 @@ def compress(
     limit = budget_bytes(budget, trained.spec.full_bytes)
     if limit is not None and limit < (least := cls.min_bytes(trained.spec, config, known)):
         raise BudgetTooSmall(method, limit, least)
-    return cls.fit(trained, config, limit, known).eval()
+    more = {"sensitivity": sensitivity()} if cls.uses_sensitivity and sensitivity is not None else {}
+    return cls.fit(trained, config, limit, known, **more).eval()
 
 
 def min_compressed_bytes(

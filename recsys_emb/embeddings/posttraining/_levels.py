@@ -1,0 +1,161 @@
+"""What a table's codes can look like, what each look costs, and which tables get how many.
+
+A table's form is a list of *levels*. Level l gives each of the first n_l ids one code of b_l bits, n_1 >= n_2 >= ...:
+an encoder numbers ids by falling count, so a frequent id has more levels than a rare one. An id from n_1 on has the
+codes of id 0. D columns, width r: columns of the space that codebooks are in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from recsys_emb.embeddings.posttraining._packing import packed_bytes
+
+Curve = np.ndarray
+"""float64 [C, ...]: a weighted squared error at each of C cuts, the ids from 0 on that have a code of some level."""
+
+
+class TableForm(BaseModel):
+    """How one table is stored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int = Field(ge=0, description="columns of a codebook row; 0: no codes, the rows of the first ids kept")
+    bits: tuple[int, ...] = Field((), description="of a code of each level")
+    ids: tuple[int, ...] = Field(description="how many ids each level covers; others are stored as id 0 is")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableForm:
+        levels = len(self.bits) if self.width else 1
+        falling = all(a >= b for a, b in pairwise(self.ids))
+        if len(self.ids) != levels or not levels or not falling or min(self.ids) < 1:
+            raise ValueError("ids: one number per level, falling, at least 1")
+        if any(not 1 <= b <= 8 for b in self.bits) or (self.bits and not self.width):
+            raise ValueError("bits: 1 to 8 for each level")
+        return self
+
+
+class Layout(NamedTuple):
+    """What is the same for all tables: D; whether levels share out the columns, and whether these are turned first.
+
+    Where codebooks have fewer columns than D, or are turned, a table stores a mean [D] and a basis [width, D] beside.
+    """
+
+    dim: int
+    product: bool
+    turned: bool
+
+    def has_basis(self, form: TableForm) -> bool:
+        return form.width > 0 and (form.width < self.dim or (self.product and self.turned))
+
+    def columns(self, form: TableForm) -> list[tuple[int, int]]:
+        """First column and end of each level's codebook, of ``form.width``."""
+        levels, width = len(form.bits), form.width
+        if not self.product:
+            return [(0, width)] * levels
+        return [(i * width // levels, (i + 1) * width // levels) for i in range(levels)]
+
+    def code_bytes(self, form: TableForm) -> int:
+        return sum(packed_bytes(n, b) for n, b in zip(form.ids, form.bits))
+
+    def floats(self, form: TableForm) -> int:
+        """fp16 numbers of codebooks and basis, or of rows."""
+        if not form.width:
+            return form.ids[0] * self.dim
+        books = sum((end - start) << b for (start, end), b in zip(self.columns(form), form.bits))
+        return books + (form.width + 1) * self.dim * self.has_basis(form)
+
+    def nbytes(self, form: TableForm) -> int:
+        return self.code_bytes(form) + 2 * self.floats(form)
+
+
+class Option(NamedTuple):
+    """A form that a table may take, and the weighted squared error of its rows in it."""
+
+    nbytes: int
+    error: float
+    form: TableForm
+
+
+def kept_options(layout: Layout, cuts: Sequence[int], merged: Curve) -> list[Option]:
+    """The first n rows as they are, in fp16. ``merged`` [C]: the error of all others in one row."""
+    forms = [TableForm(width=0, ids=(n,)) for n in cuts]
+    return [Option(layout.nbytes(form), float(error), form) for form, error in zip(forms, merged)]
+
+
+def coded_options(
+    layout: Layout, cuts: Sequence[int], bits: Sequence[int], width: int, merged: Curve, levels: Sequence[Curve]
+) -> list[Option]:
+    """Forms with up to all of these levels, best for some price of a byte.
+
+    Args:
+        layout: of all tables.
+        cuts: C numbers of ids, rising.
+        bits: of each level.
+        width: of a codebook row.
+        merged: [C], the error of the ids that share the codes of id 0 when so many ids have their own.
+        levels: for 0, 1, ... levels [C], the error of the ids below a cut when each has so many; entry 0 is not read.
+    """
+    gains = [merged[0] - merged - levels[1], *(before - after for before, after in pairwise(levels[1:]))]
+    sizes = [np.array([packed_bytes(n, b) for n in cuts]) for b in bits]
+    books = [2 * width << b for b in bits]
+    found = {}
+    for price in merged[0] / (2 * layout.dim) * 0.7 ** np.arange(50):
+        at, total, best, chosen = len(cuts), 0.0, -np.inf, 0
+        places, error, errors = [], float(merged[0]), []
+        for gain, size, book in zip(gains, sizes, books):
+            net = gain[:at] - price * size[:at]
+            place = int(net.argmax())
+            total += net[place] - price * book
+            at = place + 1
+            error -= gain[place]
+            places.append(place)
+            errors.append(error)
+            if total > best:
+                best, chosen = total, len(places)
+        form = TableForm(width=width, bits=tuple(bits[:chosen]), ids=tuple(cuts[p] for p in places[:chosen]))
+        found[form] = Option(layout.nbytes(form), max(float(errors[chosen - 1]), 0.0), form)
+    return list(found.values())
+
+
+def useful(options: Sequence[Option]) -> list[Option]:
+    """Those that no other beats in both bytes and error, by rising bytes."""
+    out: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.nbytes, o.error)):
+        if not out or option.error < out[-1].error:
+            out.append(option)
+    return out
+
+
+def spend(tables: Sequence[Sequence[Option]], budget: float, worth: Sequence[float] | None = None) -> list[Option]:
+    """One option per table: from the smallest on, the step that lowers the error most per byte among those that fit.
+
+    Args:
+        tables: ``useful`` options of each.
+        budget: bytes, at least those of every table's first option.
+        worth: what an error in each table counts; alike when absent.
+    """
+    sizes = [np.array([o.nbytes for o in options]) for options in tables]
+    errors = [np.array([o.error for o in options]) * w for options, w in zip(tables, worth or [1.0] * len(tables))]
+    at, left = [0] * len(tables), budget - sum(size[0] for size in sizes)
+
+    def step(table: int) -> tuple[float, int]:
+        now, size, error = at[table], sizes[table], errors[table]
+        cost = size[now + 1 :] - size[now]
+        slope = np.where(cost <= left, (error[now] - error[now + 1 :]) / cost, -1)
+        best = int(slope.argmax()) if len(slope) else 0
+        return (float(slope[best]), now + 1 + best) if len(slope) else (-1.0, 0)
+
+    while True:
+        steps = [step(table) for table in range(len(tables))]
+        table = max(range(len(tables)), key=lambda t: steps[t][0])
+        slope, option = steps[table]
+        if slope < 0:
+            return [options[i] for options, i in zip(tables, at)]
+        left -= sizes[table][option] - sizes[table][at[table]]
+        at[table] = option
