@@ -349,6 +349,14 @@ def test_separators(tmp_path: Path, separator: str) -> None:
     assert block.frame["tags"].to_list() == [["a", "b"], ["a"], ["a", "b"]]
 
 
+@pytest.mark.parametrize("text", [" a|b", "a|b ", "a |b", "a| b", "\ta|b\v"])
+def test_space_around_items_is_no_part_of_them_whatever_the_other_rows_hold(tmp_path: Path, text: str) -> None:
+    for others in ([], ["c | d"], ["c||d"]):
+        rows = [changed(tags=value) for value in (text, *others)]
+        (block,) = read(write(tmp_path / "t.csv", rows))
+        assert block.frame["tags"].to_list() == [["a", "b"], *[["c", "d"]] * len(others)]
+
+
 def test_brackets_need_no_separator(tmp_path: Path) -> None:
     schema = {**SCHEMA, "multi_valued": ["tags"]}
     (block,) = read(write(tmp_path / "t.csv", [changed(tags=t) for t in ("['a']", "", "[1, 2]")]), schema)

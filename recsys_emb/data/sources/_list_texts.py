@@ -70,7 +70,7 @@ def _separated(texts: pl.Series, separator: str | None, keep_gaps: bool) -> tupl
     if texts.str.contains_any(['"', "'"]).any():
         wrong |= items.list.eval(item.str.contains(_HALF_QUOTED).any()).list.first().fill_null(False)
         item = item.str.replace(_PAIR, "${1}${2}")
-    elif not texts.str.contains(rf"\s{mark}|{mark}(?:\s|{mark}|$)|^{mark}").any():
+    elif not texts.str.contains(rf"^(?:\s|{mark})|\s{mark}|{mark}(?:\s|{mark})|(?:\s|{mark})$").any():
         return items.set(wrong, None), wrong  # no space to take away, no gap
     return _without_gaps(items.set(wrong, None), item, keep_gaps), wrong
 
