@@ -400,7 +400,9 @@ def test_history_keeps_its_last_entries(tmp_path: Path) -> None:
         ({"split": {"column": "clicked"}}, "column 'clicked' cannot be both label and split.column"),
         ({"weight": "day", "split": {"time": "day"}}, "column 'day' cannot be both weight and split.time"),
         ({"separator": "::"}, "separator: .*single ASCII character"),
-        ({"categorical": [{"name": "a b"}]}, "categorical.0.name"),
+        ({"categorical": ["a b"]}, "categorical.0.name: 'a b' is no name of a field.*write {name: a_b, column: 'a b'}"),
+        ({"dense": [{"name": "x", "colum": "y"}]}, "dense.0.colum: .*mean 'column'.*allowed: name, column, transform$"),
+        ({"user": "x"}, "schema.yaml: user 'x' is not one of"),
         (
             {"categorical": [], "multi_valued": [], "dense": [], "sequences": [], "user": None},
             "no field to embed: give categorical",
@@ -446,7 +448,7 @@ def test_options_go_before_the_schema(tmp_path: Path) -> None:
 
 def test_columns_must_be_there(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", [ROW])
-    with pytest.raises(UserError, match=r"no column 'nothing', which field 'x' needs; it has clicked, price"):
+    with pytest.raises(UserError, match=r"no column 'nothing', which field 'x' needs; it has 'clicked', 'price'"):
         read(path, {**SCHEMA, "dense": [{"name": "x", "column": "nothing"}]})
     with pytest.raises(UserError, match=r"no column 'when', which split\.time needs"):
         read(path, {**SCHEMA, "split": {"time": "when"}})

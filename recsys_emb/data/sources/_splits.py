@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
 
 from recsys_emb.data.sources.base import random_split
-
-
-def _numbers(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _some(ratios: tuple[float, float, float]) -> tuple[float, float, float]:
-    if not 0 < sum(ratios) < float("inf"):
-        raise ValueError("one of train, valid and test must be above 0")
-    return ratios
-
-
-Share = Annotated[float, Field(ge=0)]
-Ratios = Annotated[tuple[Share, Share, Share], BeforeValidator(_numbers), AfterValidator(_some)]
-"""Sizes of train, valid and test relative to one another, such as ``0.8,0.1,0.1``."""
 
 
 class TimeSplit:

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from recsys_emb.data.schema import CategoricalField, SequenceField
-from recsys_emb.data.sources._label import LabelSpec
-from recsys_emb.data.sources._splits import Ratios
-from recsys_emb.data.sources.base import DenseColumn, RawFields, SourceOptions
+from recsys_emb.data.sources._fields import DenseColumn, Ratios, RawFields, SourceOptions
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 _SEPARATOR = "between the values of a text; lists in brackets, and of Parquet, need none"
+
+
+Value = bool | int | float | str
+
+
+def _several(given: Any) -> Any:
+    return given if isinstance(given, (list, tuple)) else () if given is None else (given,)
+
+
+Values = Annotated[tuple[Value, ...], BeforeValidator(_several)]
+
+
+class LabelSpec(SourceOptions):
+    """Which column says what was clicked; a bare text in the YAML is its name."""
+
+    column: str = Field(description="of 0 and 1, or false and true, where the other keys are absent")
+    positive: Values = Field((), description="the value of a click, such as Y, or a list of such values")
+    negative: Values = Field((), description="the value of no click, or a list; absent: all others but a missing one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_column(cls, data: Any) -> Any:
+        return {"column": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        both = sorted(str(v) for v in set(self.positive) & set(self.negative))
+        if both:
+            raise ValueError(f"{both[0]!r} cannot be both positive and negative")
+        if self.negative and not self.positive:
+            raise ValueError("negative needs positive, the value of a click, beside it")
+        return self
 
 
 class _Column(SourceOptions):

@@ -155,7 +155,7 @@ class _Units:
     def add(self, rows: Rows, values: pl.Series, times: np.ndarray, mine: np.ndarray) -> None:
         """``times`` [n] where ``mine`` (bool [n]) holds."""
         self._numbers += int(mine.sum())
-        for unit, fits in _fitting(times):
+        for unit, fits in fitting_units(times):
             at = fits & mine
             if at.any():
                 self._counts[unit] = self._counts.get(unit, 0) + int(at.sum())
@@ -172,7 +172,8 @@ class _Units:
                     yield unit, self._examples[unit]
 
 
-def _fitting(times: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def fitting_units(times: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Units of time since 1970, and days as YYYYMMDD; bool [n], which numbers look like times in them."""
     with np.errstate(invalid="ignore"):
         for unit, power in _POWERS.items():
             low, high = (edge * 10**power for edge in _EPOCH)

@@ -9,47 +9,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
-from recsys_emb.data.schema import CategoricalField, SequenceField
+from recsys_emb.data.sources._fields import DenseColumn, RawFields, SourceOptions
 from recsys_emb.data.splitmix import GOLDEN, stream, uniform
 from recsys_emb.registry import Registry
 
+__all__ = ["Block", "DenseColumn", "Note", "RawFields", "Rejected", "Source", "SourceOptions", "random_split"]
+
 TRAIN, VALID, TEST = 0, 1, 2
 """Codes of ``Block.split``, positions in ``store.SPLITS``."""
-
-
-class SourceOptions(BaseModel):
-    """Options of a source, set by ``--option key=value``; each source extends this."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@dataclass(frozen=True)
-class DenseColumn:
-    """A numeric field.
-
-    ``standard`` subtracts the training mean and divides by the training deviation, ``log1p`` takes
-    sign(x) log(1 + |x|) first; a missing value becomes the mean, 0. ``none`` keeps the value, missing becomes 0.
-    """
-
-    name: str
-    transform: Literal["none", "standard", "log1p"] = "standard"
-
-
-@dataclass(frozen=True)
-class RawFields:
-    """The fields of a source; the encoder adds the vocabulary sizes."""
-
-    dense: tuple[DenseColumn, ...] = ()
-    categorical: tuple[CategoricalField, ...] = ()
-    sequences: tuple[SequenceField, ...] = ()
-    user: str | None = None
-    weighted: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from recsys_emb.data.column_types import check_type
 from recsys_emb.data.schema import CategoricalField
+from recsys_emb.data.sources._fields import Ratios
 from recsys_emb.data.sources._files import read_chunks
-from recsys_emb.data.sources._splits import Ratios
 from recsys_emb.data.sources.base import Block, Note, RawFields, Rejected, Source, SourceOptions, random_split, register
 from recsys_emb.data.values import canonical
 from recsys_emb.errors import UserError

@@ -101,7 +101,7 @@ class Table(Source):
         uses, spec = self._uses(labelled), self.options.split
         time = TimeColumn(spec.time, spec.time_format) if labelled and spec.time is not None else None
         for file in self.files():
-            for rows in _read_parquet(file, uses) if _is_parquet(file) else self._read_text(file, uses):
+            for rows in _read_parquet(file, uses) if is_parquet(file) else self._read_text(file, uses):
                 yield self._checked_fields(self._checked_row(rows, time) if labelled else rows)
         if time is not None:
             time.check_units()
@@ -128,10 +128,9 @@ class Table(Source):
 
     def _read_text(self, file: Path, uses: Sequence[Use]) -> Iterator[Rows]:
         o = self.options
-        tabs = {".tsv", ".tab"} & set(file.suffixes)
-        separator = o.separator or ("\t" if tabs else ",")
-        header = _header(file, separator)
-        _check_header(file, header, uses)
+        separator = o.separator or default_separator(file)
+        header = column_names(file, separator)
+        _check_columns(file, header, uses)
         numeric = {u.column for u in uses if u.role in _NUMERIC} - {u.column for u in uses if u.role not in _NUMERIC}
         form = Format(
             {name: pl.Float64 if name in numeric else pl.String for name in header},
@@ -205,7 +204,12 @@ def _lists(rows: Rows, spec: MultiValuedSpec | SequenceSpec, name: str, keep_gap
     return rows if wrong is None else rows.reject(wrong, quoting(values, f"{spec.name} is no list"))
 
 
-def _is_parquet(file: Path) -> bool:
+def default_separator(file: Path) -> str:
+    """Of the values of a text file, by its name."""
+    return "\t" if {".tsv", ".tab"} & set(file.suffixes) else ","
+
+
+def is_parquet(file: Path) -> bool:
     with open(file, "rb") as stream:
         return stream.read(4) == b"PAR1" or file.suffix == ".parquet"
 
@@ -213,7 +217,7 @@ def _is_parquet(file: Path) -> bool:
 def _read_parquet(file: Path, uses: Sequence[Use]) -> Iterator[Rows]:
     try:
         with pq.ParquetFile(file) as table:
-            _check_header(file, table.schema_arrow.names, uses)
+            _check_columns(file, table.schema_arrow.names, uses)
             for use in uses:
                 where = f"{file}: column {use.column!r} ({use.asked_by})"
                 check_type(use.role, table.schema_arrow.field(use.column).type, where, separated=use.separated)
@@ -230,17 +234,23 @@ def _row_texts(frame: pl.DataFrame, start: int, numbers: Sequence[int]) -> list[
     return [str(frame.row(n - start, named=True)) for n in numbers]
 
 
-def _header(file: Path, separator: str) -> list[str]:
+def column_names(file: Path, separator: str) -> list[str]:
+    """The header of a text file. Raises UserError when it is none, or has a name twice."""
     try:
-        return next(csv.reader([read_header(file)], delimiter=separator, strict=True))
+        names = next(csv.reader([read_header(file)], delimiter=separator, strict=True))
     except csv.Error as error:
         raise UserError(f"{file} line 1: no header of column names ({error})") from None
+    if names.count("") > 1:
+        raise UserError(f"{file} line 1: {names.count('')} columns have no name; the first line must name the columns")
+    _check_columns(file, names, ())
+    return names
 
 
-def _check_header(file: Path, header: Sequence[str], uses: Sequence[Use]) -> None:
-    twice = sorted({n for n in header if header.count(n) > 1})
+def _check_columns(file: Path, names: Sequence[str], uses: Sequence[Use]) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise UserError(f"{file}: column {twice[0]!r} occurs twice")
     for use in uses:
-        if use.column not in header:
-            raise UserError(f"{file}: no column {use.column!r}, which {use.asked_by} needs; it has {', '.join(header)}")
+        if use.column not in names:
+            have = ", ".join(map(repr, names))
+            raise UserError(f"{file}: no column {use.column!r}, which {use.asked_by} needs; it has {have}")
