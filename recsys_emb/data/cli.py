@@ -142,7 +142,9 @@ def prepare_command(
 
 @app.command("guess")
 def guess_command(
-    file: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet, or a folder or glob of which one is looked at.")],
+    file: Annotated[
+        Path, typer.Argument(help="CSV, TSV or Parquet: a file, folder or glob, of which some rows are looked at.")
+    ],
 ) -> None:
     """Propose a schema for a table: YAML for `data prepare table --schema`, with the reasons as comments."""
     from recsys_emb.data.guess.write import guess

@@ -62,7 +62,7 @@ def test_a_plain_table(tmp_path: Path) -> None:
         "user": "user_id",
         "split": {"ratios": [0.8, 0.1, 0.1], "seed": 1},
     }
-    assert text.startswith("# Guessed from all 600 rows of t.csv")
+    assert text.startswith(f"# Guessed from all 600 rows of {tmp_path / 't.csv'}:")
     assert "- user_id  # 60 values" in text
 
 
@@ -282,6 +282,19 @@ def test_splits_weights_and_parquet(tmp_path: Path) -> None:
     assert schema["categorical"] == ["user_id", "item", "flag"]
     assert schema["multi_valued"] == ["tags"]
     assert "#   facts: struct<" in text
+
+
+def test_folders_that_name_a_column(tmp_path: Path) -> None:
+    """Rows of some of the files, so that a column of the folders' names is seen to vary."""
+    frame = rows()
+    for day in range(12):
+        folder = tmp_path / "log" / f"day=2026-11-{day + 1:02}"
+        folder.mkdir(parents=True)
+        frame[day * 50 : day * 50 + 50].write_csv(folder / "part-0.csv")
+    schema, text = proposed(tmp_path, tmp_path / "log")
+    assert schema["split"] == {"time": "day"}
+    assert text.startswith("# Guessed from 400 rows of")
+    assert "2026-11-01 to 2026-11-12" in text
 
 
 def test_what_cannot_be_guessed(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 from recsys_emb.data.column_types import TAKES, kind_of
 from recsys_emb.data.frame import from_arrow
 from recsys_emb.data.sources._delimited import Format, parse
-from recsys_emb.data.sources._files import Chunk, find_files, read_chunks, read_header
+from recsys_emb.data.sources._files import Chunk, find_files, folder_columns, read_chunks, read_header
 from recsys_emb.data.sources.table import column_names, default_separator, is_parquet
 from recsys_emb.data.values import spell_by_value
 from recsys_emb.errors import UserError
 
 ROWS = 100_000
+_FILES = 8
+"""Of many files so many are looked at."""
 _SEPARATORS = (",", "\t", ";", "|")
 _MISSING = ("NULL", "null", "NA", "N/A", "n/a", "nan", "None", "none", "\\N", "<NA>", "#N/A", "-", "?")
 _ALWAYS_MISSING = ("NULL", "\\N", "<NA>", "#N/A")
@@ -82,9 +84,9 @@ FEW = 0.002
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of the first file.
+    """Rows of the first file, or of some of several.
 
-    separator:   of a text file, when it is not the usual one of its name
+    separator:   of text files, when it is not the usual one of their name
     null_values: texts that stand for missing values
     unreadable:  columns of types that no role takes, with the type
     rows:        rows read
@@ -102,62 +104,84 @@ class Sample:
     whole: bool
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The first rows of a file, as in ``Sample``."""
+
+    frame: pl.DataFrame
+    whole: bool
+    separator: str | None = None
+    malformed: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
 def read_sample(path: Path) -> Sample:
-    """The first ``ROWS`` rows, or as many as a block of text holds.
+    """The first rows, at most ``ROWS``.
 
     Args:
-        path: a file, a folder or a glob; the first file is read.
+        path: a file, a folder or a glob; of many files, the first rows of some.
 
     Raises:
         UserError: nothing is there, no header, or no rows.
     """
-    file, *others = find_files(path)
-    if is_parquet(file):
-        frame, unreadable, whole = _parquet(file)
-        separator, malformed = None, 0
-    else:
-        frame, separator, malformed, whole = _text(file)
-        unreadable = {}
+    files = find_files(path)
+    chosen = sorted({i * (len(files) - 1) // max(_FILES - 1, 1) for i in range(_FILES)})
+    parts = [_first_rows(files[i], ROWS // len(chosen)) for i in chosen]
+    frame = pl.concat([part.frame for part in parts], how="diagonal_relaxed")
     if not len(frame):
-        raise UserError(f"{file}: no rows to guess from")
-    frame = frame.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
-    frame = frame.with_columns(pl.col(pl.String, pl.Categorical, pl.Enum).cast(pl.String).str.strip_chars())
-    frame = frame.with_columns(pl.when(pl.col(pl.String) != "").then(pl.col(pl.String)))
-    null_values = [] if is_parquet(file) else _null_values(frame)
+        raise UserError(f"{files[0]}: no rows to guess from")
+    null_values = [] if is_parquet(files[0]) else _null_values(frame)
     if null_values:
         texts = pl.col(pl.String)
         frame = frame.with_columns(pl.when(~texts.is_in(null_values)).then(texts))
-    columns = [Column(name, frame[name]) for name in frame.columns]
-    return Sample(file, columns, separator, null_values, unreadable, len(frame), malformed, whole and not others)
+    return Sample(
+        file=files[0],
+        columns=[Column(name, frame[name]) for name in frame.columns],
+        separator=parts[0].separator,
+        null_values=null_values,
+        unreadable=parts[0].unreadable,
+        rows=len(frame),
+        malformed=sum(part.malformed for part in parts),
+        whole=len(parts) == len(files) and all(part.whole for part in parts),
+    )
 
 
-def _parquet(file: Path) -> tuple[pl.DataFrame, dict[str, str], bool]:
-    """The rows, the types of columns that no role takes, and whether these are all rows."""
+def _first_rows(file: Path, rows: int) -> _Part:
+    """With the columns that its folders name; empty texts and NaN are null."""
+    part = _parquet(file, rows) if is_parquet(file) else _text(file, rows)
+    frame = part.frame.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
+    frame = frame.with_columns(pl.col(pl.String, pl.Categorical, pl.Enum).cast(pl.String).str.strip_chars())
+    frame = frame.with_columns(pl.when(pl.col(pl.String) != "").then(pl.col(pl.String)))
+    named = {name: value for name, value in folder_columns(file).items() if name not in frame.columns}
+    return replace(
+        part, frame=frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in named.items())
+    )
+
+
+def _parquet(file: Path, rows: int) -> _Part:
     try:
         with pq.ParquetFile(file) as table:
             schema = table.schema_arrow
             kinds = {name: kind_of(schema.field(name).type) for name in schema.names}
             unreadable = {name: kind for name, kind in kinds.items() if kind not in _READABLE}
             kept = [name for name in schema.names if name not in unreadable]
-            batch = next(table.iter_batches(ROWS, columns=kept), None)
-            if batch is None:
-                return pl.DataFrame(), unreadable, True
-            return from_arrow(batch), unreadable, len(batch) == table.metadata.num_rows
+            batch = next(table.iter_batches(rows, columns=kept), None)
+            frame = pl.DataFrame() if batch is None else from_arrow(batch)
+            return _Part(frame, len(frame) == table.metadata.num_rows, unreadable=unreadable)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
 
 
-def _text(file: Path) -> tuple[pl.DataFrame, str | None, int, bool]:
-    """The rows, the separator if it is not the usual one, the number of malformed lines, and whether these are all."""
+def _text(file: Path, rows: int) -> _Part:
     chunks = read_chunks(file, quote='"', header=True)
     chunk, usual = next(chunks, None), default_separator(file)
     separator = _separator(read_header(file), chunk, usual)
     names = column_names(file, separator)
     if chunk is None:
-        return pl.DataFrame(), None, 0, True
-    rows = parse(chunk, Format(dict.fromkeys(names, pl.String), separator, quote='"'))
-    whole = len(rows.frame) <= ROWS and next(chunks, None) is None
-    return rows.frame.head(ROWS), None if separator == usual else separator, len(rows.rejected), whole
+        return _Part(pl.DataFrame(), True)
+    read = parse(chunk, Format(dict.fromkeys(names, pl.String), separator, quote='"'))
+    whole = len(read.frame) <= rows and next(chunks, None) is None
+    return _Part(read.frame.head(rows), whole, None if separator == usual else separator, len(read.rejected))
 
 
 def _separator(header: str, chunk: Chunk | None, usual: str) -> str:

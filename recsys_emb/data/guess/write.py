@@ -16,7 +16,7 @@ _SECTIONS = ("dense", "categorical", "multi_valued", "sequences")
 
 
 def guess(path: Path) -> str:
-    """The YAML for a file, or for the first one of a folder or glob.
+    """The YAML for a file, a folder or a glob.
 
     Raises:
         UserError: nothing is there, no rows, no column that could be the label, or none to embed.
@@ -28,8 +28,8 @@ def guess(path: Path) -> str:
 
 
 def _lines(path: Path, sample: Sample, proposal: Proposal) -> Iterator[str]:
-    what = "all" if sample.whole else "the first"
-    yield f"# Guessed from {what} {sample.rows:,} rows of {sample.file.name}: read it, change it, and then"
+    what = f"all {sample.rows:,}" if sample.whole else f"{sample.rows:,}"
+    yield f"# Guessed from {what} rows of {path}: read it, change it, and then"
     name = path.name.split(".")[0] or "table"
     yield f"#   recsys-emb data prepare table --schema THIS.yaml --input {path} --out prepared/{name}"
     if sample.malformed:

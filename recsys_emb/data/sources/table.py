@@ -18,7 +18,7 @@ from recsys_emb.data.dense import read_numbers
 from recsys_emb.data.frame import from_arrow
 from recsys_emb.data.lists import canonical_lists, misaligned
 from recsys_emb.data.sources._delimited import Format, Rows, parse, quoting
-from recsys_emb.data.sources._files import find_files, read_chunks, read_header
+from recsys_emb.data.sources._files import find_files, folder_columns, read_chunks, read_header
 from recsys_emb.data.sources._label import read_label
 from recsys_emb.data.sources._list_texts import in_brackets, split_texts
 from recsys_emb.data.sources._splits import RandomSplit, TimeSplit
@@ -49,6 +49,7 @@ class Use(NamedTuple):
 class Table(Source):
     """CSV (header in the first line), TSV or Parquet; a folder or a glob of such files is read in order of names.
 
+    Folders named ``column=value`` give the files in them that column. Text may be compressed or UTF-16 (_streams.py).
     In text files categorical values are texts (007 is not 7) and an empty one is missing, a value of its own.
     A row that does not parse, or whose label, split, time or weight is not what it must be, is rejected.
     """
@@ -130,7 +131,7 @@ class Table(Source):
         o = self.options
         separator = o.separator or default_separator(file)
         header = column_names(file, separator)
-        _check_columns(file, header, uses)
+        named = _named_by_folders(file, header, uses)
         numeric = {u.column for u in uses if u.role in _NUMERIC} - {u.column for u in uses if u.role not in _NUMERIC}
         form = Format(
             {name: pl.Float64 if name in numeric else pl.String for name in header},
@@ -139,7 +140,7 @@ class Table(Source):
             null_values=o.null_values,
         )
         for chunk in read_chunks(file, quote='"', header=True):
-            yield parse(chunk, form)
+            yield parse(chunk, form).with_constants(named)
 
     def _checked_row(self, rows: Rows, time: TimeColumn | None) -> Rows:
         """Label, weight, split and, for a split by it, time."""
@@ -217,14 +218,16 @@ def is_parquet(file: Path) -> bool:
 def _read_parquet(file: Path, uses: Sequence[Use]) -> Iterator[Rows]:
     try:
         with pq.ParquetFile(file) as table:
-            _check_columns(file, table.schema_arrow.names, uses)
+            named = _named_by_folders(file, table.schema_arrow.names, uses)
+            uses = [use for use in uses if use.column not in named]
             for use in uses:
                 where = f"{file}: column {use.column!r} ({use.asked_by})"
                 check_type(use.role, table.schema_arrow.field(use.column).type, where, separated=use.separated)
             start = 1
             for batch in table.iter_batches(BLOCK_ROWS, columns=list({use.column: None for use in uses})):
                 frame = from_arrow(batch)
-                yield Rows(frame, np.arange(start, start + len(frame)), file.name, partial(_row_texts, frame, start))
+                rows = Rows(frame, np.arange(start, start + len(frame)), file.name, partial(_row_texts, frame, start))
+                yield rows.with_constants(named)
                 start += len(frame)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
@@ -244,6 +247,18 @@ def column_names(file: Path, separator: str) -> list[str]:
         raise UserError(f"{file} line 1: {names.count('')} columns have no name; the first line must name the columns")
     _check_columns(file, names, ())
     return names
+
+
+def _named_by_folders(file: Path, names: Sequence[str], uses: Sequence[Use]) -> dict[str, str | None]:
+    """The values of columns that are needed and stand in no file but in the names of folders, ``column=value``.
+
+    Raises:
+        UserError: a column that is needed is nowhere.
+    """
+    needed = {use.column for use in uses}
+    found = {c: value for c, value in folder_columns(file).items() if c in needed and c not in names}
+    _check_columns(file, [*names, *found], uses)
+    return found
 
 
 def _check_columns(file: Path, names: Sequence[str], uses: Sequence[Use]) -> None:
