@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from recsys_emb.data.schema import CategoricalField, SequenceField
 from recsys_emb.data.sources._fields import DenseColumn, Ratios, RawFields, SourceOptions
@@ -107,6 +108,21 @@ class SequenceSpec(_Column):
     separator: str | None = Field(None, min_length=1, description=_SEPARATOR)
 
 
+def _moment(given: Any) -> Any:
+    """A date of the YAML as text."""
+    return given.isoformat() if isinstance(given, datetime.date) else given
+
+
+class SplitStart(SourceOptions):
+    """Where a split of a split by time begins."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=False, extra="forbid", frozen=True)
+
+    start: Annotated[int | float | str, BeforeValidator(_moment)] = Field(
+        alias="from", description="its first time, such as 2026-11-20 or 2026-11-20 12:00, or a number as in the column"
+    )
+
+
 class SplitSpec(SourceOptions):
     """How rows go to the splits: ``all`` to one, by a ``column`` of train, valid and test, by ``time``, else at random.
 
@@ -118,6 +134,10 @@ class SplitSpec(SourceOptions):
     time: str | None = Field(None, description="a column to order the rows by, oldest first")
     time_format: str | None = Field(
         None, description="how texts of time are written, such as '%m/%d/%Y %H:%M'; absent: ISO 8601 or numbers"
+    )
+    valid: SplitStart | None = Field(None, description="of a split by time: {from: 2026-11-13}; rows before are train")
+    test: SplitStart | None = Field(
+        None, description="of a split by time: {from: 2026-11-20}; without valid, ratios divide the rows before"
     )
     ratios: Ratios = Field((0.8, 0.1, 0.1), description="relative sizes of train, valid and test")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of a random split")
@@ -134,6 +154,11 @@ class SplitSpec(SourceOptions):
             raise ValueError(f"give {ways[0]} or {ways[1]}, not both")
         if self.time_format is not None and self.time is None:
             raise ValueError("time_format says how the texts of time are written; give time too")
+        for key in ("valid", "test"):
+            if getattr(self, key) is not None and self.time is None:
+                raise ValueError(f"{key}.from is a time; name the column of times as time")
+        if self.valid is not None and self.test is None:
+            raise ValueError("valid.from needs test.from, where valid ends")
         return self
 
 

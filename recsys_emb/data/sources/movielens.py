@@ -161,8 +161,8 @@ def _named(table: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataFr
         else:
             table = table.with_columns(canonical(table[column], where))
     text = pl.concat_str([pl.col(c).cast(pl.String) for c in columns], separator=",", ignore_nulls=True)
-    offset = 2 if path.suffix == ".csv" else 1
-    rows = table.select(*columns, text=text, reason=pl.lit(None, pl.String)).with_row_index("line", offset=offset)
+    rows = table.select(*columns, text=text, reason=pl.lit(None, pl.String))
+    rows = rows.with_row_index("line", offset=2)  # the names of columns are line 1
     return rows
 
 
