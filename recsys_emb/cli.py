@@ -166,16 +166,33 @@ def _reporter(title: str, silent: bool) -> Any:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder or an artifact.", metavar="RUN_OR_ARTIFACT")],
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
-    data: Annotated[Path | None, typer.Option(help="Another prepared dataset with the same fields.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Another prepared dataset with the same vocabularies (`data prepare --like`).")
+    ] = None,
+    input: Annotated[
+        Path | None, typer.Option(help="Of an artifact: raw rows with labels, in the format of the dataset's source.")
+    ] = None,
+    by: Annotated[
+        list[str],
+        typer.Option(metavar="FIELD", help="With --input: AUC of known and unknown values of it apart; repeatable."),
+    ] = [],  # noqa: B006  typer copies it
+    max_rejected: Annotated[float, typer.Option(help="Share of malformed rows of --input that may be.")] = 0.01,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a run's best weights, or an artifact, on a split."""
+    """Evaluate a run's best weights, or an artifact, on a split; or an artifact on raw rows with labels."""
     from recsys_emb.data.unknown import unknown_warnings
     from recsys_emb.report import metrics_table
     from recsys_emb.serving import evaluate_artifact, is_artifact, load_artifact
     from recsys_emb.training.run import evaluate as run_evaluation
     from recsys_emb.training.run_dir import load_run
 
+    if input is not None:
+        if data is not None:
+            raise UserError("--input and --data: give one of them")
+        _evaluate_input(run, input, by, max_rejected, as_json)
+        return
+    if by:
+        raise UserError("--by: is of raw rows; give them with --input")
     if is_artifact(run):
         figures = evaluate_artifact(load_artifact(run), split, data)
     else:
@@ -185,6 +202,24 @@ def evaluate(
         _print_json(figures)
     else:
         Console().print(metrics_table(figures, run))
+
+
+def _evaluate_input(artifact: Path, input: Path, by: list[str], max_rejected: float, as_json: bool) -> None:
+    from recsys_emb.data.cli import show_progress
+    from recsys_emb.data.sources.base import Note
+    from recsys_emb.data.unknown import unknown_warnings
+    from recsys_emb.report import input_tables
+    from recsys_emb.serving import evaluate_input, load_artifact
+
+    with show_progress(quiet=as_json) as report:
+        done = None if report is None else lambda rows: report("evaluating", rows, None)
+        figures = evaluate_input(load_artifact(artifact), input, by, max_rejected, done)
+    _warn([*(str(Note(**note)) for note in figures["notes"]), *unknown_warnings(figures["unknown_share"])])
+    if as_json:
+        _print_json(figures)
+    else:
+        for table in input_tables(figures):
+            Console().print(table)
 
 
 @app.command()
@@ -262,6 +297,9 @@ def predict(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows at a time. Default: that of training.")] = None,
     max_rejected: Annotated[float, typer.Option(help="Share of malformed rows above which nothing is made.")] = 0.01,
+    keep: Annotated[
+        list[str], typer.Option(metavar="COLUMN", help="Column of the input to pass on to the output; repeatable.")
+    ] = [],  # noqa: B006  typer copies it
     as_json: Json = False,
 ) -> None:
     """Predict the click probability of raw rows, in their order."""
@@ -277,6 +315,7 @@ def predict(
             out,
             batch_size,
             max_rejected,
+            keep,
             progress=None if report is None else lambda rows: report("predicting", rows, None),
         )
     _warn([*(str(Note(**note)) for note in done["notes"]), *unknown_warnings(done["unknown_share"])])

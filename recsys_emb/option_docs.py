@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -64,9 +65,10 @@ def _allowed(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 
 def _plural(text: str) -> str:
-    """``integers from 1`` of ``integer from 1``; what is no type stays as it is."""
-    kind, space, bounds = text.partition(" ")
-    return f"{kind}s{space}{bounds}" if kind in ("integer", "number", "string", "boolean", "mapping") else text
+    """``integers from 1 or strings`` of ``integer from 1 or string``; what is no type stays as it is."""
+    return " or ".join(
+        re.sub(r"^(integer|number|string|boolean|mapping)\b", r"\1s", part) for part in text.split(" or ")
+    )
 
 
 def _range(entry: Mapping[str, Any]) -> str:

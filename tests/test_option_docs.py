@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field
 
+from recsys_emb.data.sources._table_options import TableOptions
 from recsys_emb.embeddings import backend_registry
 from recsys_emb.embeddings.posttraining import posttraining_registry
 from recsys_emb.models import model_registry
-from recsys_emb.option_docs import document
+from recsys_emb.option_docs import document, outline
 
 
 class Inner(BaseModel):
@@ -40,6 +41,27 @@ def test_every_kind_of_option_in_words() -> None:
         "inner": "mapping or null",
         "on": "boolean",
     }
+
+
+class Outer(BaseModel):
+    several: tuple[Inner, ...] = Field((), description="many")
+    one: Inner | None = None
+    plain: tuple[int | str, ...] = ()
+
+
+def test_an_outline_has_the_keys_of_mappings() -> None:
+    rows = {row["key"]: row for row in outline(Outer)}
+    inner = [{"key": "x", "allowed": "integer", "default": None, "description": ""}]
+    assert {key: row["keys"] for key, row in rows.items()} == {"several": inner, "one": inner, "plain": []}
+    assert rows["several"]["allowed"] == "list of mappings"
+    assert rows["plain"]["allowed"] == "list of integers or strings"
+
+
+def test_every_key_of_a_schema_says_what_it_does() -> None:
+    for option in outline(TableOptions):
+        for row in (option, *option["keys"]):
+            assert len(row["description"]) > 8, f"{option['key']}: {row['key']}"
+            assert "anything" not in row["allowed"]
 
 
 @pytest.mark.parametrize("registry", [backend_registry, posttraining_registry, model_registry], ids=lambda r: r.kind)

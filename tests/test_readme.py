@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import runpy
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
 
+from recsys_emb.data.sources._table_options import TableOptions
 from recsys_emb.data.sources.base import source_registry
 from recsys_emb.embeddings import backend_registry, make_embedding_bag_collection
 from recsys_emb.embeddings.posttraining import posttraining_registry
 from recsys_emb.errors import UserError
 from recsys_emb.models import model_registry
+from recsys_emb.option_docs import outline
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -32,6 +35,12 @@ def tables() -> dict[str, str]:
         source = source_registry.get(name)
         lines.append(f"| `{name}` | {source.summary} | {', '.join(source.Options.model_fields)} |")
     out["sources"] = "\n".join(lines)
+    keys = [
+        f"`{option['key']}`: {option['description']}"
+        + (f" ({', '.join(row['key'] for row in option['keys'])})" if option["keys"] else "")
+        for option in outline(TableOptions)
+    ]
+    out["schema keys"] = textwrap.fill("; ".join(keys) + ".", 120, break_on_hyphens=False)
     return out
 
 

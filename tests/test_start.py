@@ -42,6 +42,7 @@ def test_help_waits_for_nothing(arguments: list[str]) -> None:
     [
         ["data", "list"],
         ["data", "describe", "PREPARED"],
+        ["data", "guess", "TMP/rows.csv"],
         ["data", "prepare", "table", "--input", "TMP/rows.csv", "--schema", "TMP/rows.yaml", "--out", "TMP/out"],
         ["compare", "TMP/a", "TMP/b", "--against", "TMP/a"],
     ],

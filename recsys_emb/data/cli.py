@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+import typer.core
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -23,10 +25,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command("list")
-def list_sources(as_json: AsJson = False) -> None:
-    """List the sources and their options."""
+def list_sources(
+    name: Annotated[str | None, typer.Argument(help="One of them: its options, with what is allowed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the sources and their options; `data list table` describes the keys of a schema."""
     from recsys_emb.data.sources.base import source_registry
+    from recsys_emb.option_docs import outline
 
+    if name is not None:
+        source = source_registry.get(name)
+        described = {"name": name, "summary": source.summary, "options": outline(source.Options)}
+        if as_json:
+            typer.echo(json.dumps(described))
+        else:
+            Console().print(_options_table(described))
+        return
     sources = {n: source_registry.get(n) for n in source_registry.names()}
     if as_json:
         typer.echo(
@@ -39,7 +53,34 @@ def list_sources(as_json: AsJson = False) -> None:
     Console().print(table)
 
 
-@app.command("prepare")
+def _options_table(source: dict[str, Any]) -> Table:
+    """Every key, those of mappings below it."""
+    title = f"source {source['name']}: {source['summary']}"
+    table = Table("key", "default", "allowed", "what it says", title=title, box=None, padding=(0, 2, 0, 0))
+    table.title_justify, table.title_style = "left", ""
+    for option in source["options"]:
+        for depth, row in [(0, option), *((1, key) for key in option["keys"])]:
+            default = "" if row["default"] in (None, "", []) or (option is row and row["keys"]) else str(row["default"])
+            table.add_row("  " * depth + row["key"], default, row["allowed"], row["description"])
+    return table
+
+
+class _WithSchemaKeys(typer.core.TyperCommand):
+    """A command whose help ends with a paragraph for each key of a table's schema."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from recsys_emb.data.sources._table_options import TableOptions
+        from recsys_emb.option_docs import outline
+
+        lines = ["Keys of --schema for `table` (`data guess FILE` writes a first one):"]
+        for option in outline(TableOptions):
+            keys = [f"{row['key']}: {row['description']}" for row in option["keys"]]
+            lines.append(" · ".join([f"{option['key']}: {option['description']}", *keys]))
+        self.epilog = escape("\n\n".join(lines))
+        super().format_help(ctx, formatter)
+
+
+@app.command("prepare", cls=_WithSchemaKeys)
 def prepare_command(
     source: Annotated[str, typer.Argument(help="One of `recsys-emb data list`.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
@@ -97,6 +138,18 @@ def prepare_command(
     typer.echo(
         f"{out}: {rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} rows/s), {manifest['rejected']} rejected"
     )
+
+
+@app.command("guess")
+def guess_command(
+    file: Annotated[
+        Path, typer.Argument(help="CSV, TSV or Parquet: a file, folder or glob, of which some rows are looked at.")
+    ],
+) -> None:
+    """Propose a schema for a table: YAML for `data prepare table --schema`, with the reasons as comments."""
+    from recsys_emb.data.guess.write import guess
+
+    typer.echo(guess(file), nl=False)
 
 
 @app.command("describe")

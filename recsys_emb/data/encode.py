@@ -57,7 +57,7 @@ def prepare(
     Args:
         source: what to read.
         out: the folder to make.
-        name: what reports call the dataset; the source's name when absent.
+        name: what reports call the dataset; when absent the source's, or of a table the file's.
         min_count: values that occur less often in the training split get id 0.
         ids: ``vocabulary``, ids 1, 2, ... by falling training count; ``hash64``, 63-bit hashes and no vocabulary.
         like: encode with the vocabularies and the dense statistics of another; then ``min_count`` and ``ids`` are its
@@ -106,7 +106,7 @@ def prepare(
         write_json(folder / "schema.json", schema.model_dump(mode="json"))
         manifest = {
             "format_version": FORMAT_VERSION,
-            "name": name or source.name,
+            "name": name or source.dataset_name,
             "source": source.name,
             "options": source.options.model_dump(mode="json"),
             "min_count": min_count,

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from recsys_emb.data.schema import OOV_ID, CategoricalField, DatasetSchema
 from recsys_emb.data.sources.base import Note
 
-_WEIGHED = r"^[^:\s]+:[+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?$"
+WEIGHED_ID = r"^[^:\s]+:[+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?$"
 MOST = 0.5
 """Share of the values from which on one is told."""
 
@@ -24,7 +24,7 @@ class WeighedIds:
         """Values of a block: the distinct ones, and int32 [m], the positions of all among them."""
         found = np.zeros(len(distinct), dtype=bool)
         if not pa.types.is_integer(distinct.type):
-            looks = pc.fill_null(pc.match_substring_regex(distinct, _WEIGHED), False)
+            looks = pc.fill_null(pc.match_substring_regex(distinct, WEIGHED_ID), False)
             found = looks.to_numpy(zero_copy_only=False)
         weighed, total = self._counts.get(field.name, (0, 0))
         self._counts[field.name] = (weighed + int(found[codes].sum()), total + len(codes))

@@ -92,4 +92,4 @@ def check_fields(schema: DatasetSchema, columns: Iterable[str]) -> None:
     names = list(columns)
     for field, _ in roles(schema):
         if field not in names:
-            raise UserError(f"the rows have no field {field!r}; they have {', '.join(names)}")
+            raise UserError(f"the rows have no field {field!r}; they have {', '.join(map(repr, names))}")

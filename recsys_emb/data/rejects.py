@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ class RejectLog:
     """Writes ``rejected.tsv`` (columns file, line, reason, text) as rows are met.
 
     Args:
-        path: the file.
+        path: the file; None when rows are only counted.
         limit: largest share of all rows that may be rejected.
         kept_at: where the file is copied to when they are more, because the folder of ``path`` then goes.
 
@@ -26,11 +27,12 @@ class RejectLog:
         UserError: the limit is no share.
     """
 
-    def __init__(self, path: Path, limit: float, kept_at: Path) -> None:
+    def __init__(self, path: Path | None, limit: float, kept_at: Path | None = None) -> None:
         if not 0 <= limit <= 1:
             raise UserError(f"--max-rejected {limit:g}: must be between 0 and 1")
-        self._path, self._limit, self._kept_at = path, limit, kept_at
-        self._file = open(path, "w", encoding="utf-8", errors="replace")  # noqa: SIM115  closed by __exit__
+        self._limit, self._kept_at = limit, kept_at
+        self._path = Path(os.devnull) if path is None else path
+        self._file = open(self._path, "w", encoding="utf-8", errors="replace")  # noqa: SIM115  closed by __exit__
         self._file.write("file\tline\treason\ttext\n")
         self._first: list[Rejected] = []
         self.count = 0
@@ -55,12 +57,14 @@ class RejectLog:
         total = good + self.count
         if not self.count or self.count <= limit * total:
             return
-        self._file.flush()
-        shutil.copyfile(self._path, self._kept_at)
+        where = ""
+        if self._kept_at is not None:
+            self._file.flush()
+            shutil.copyfile(self._path, self._kept_at)
+            where = f" (all in {self._kept_at})"
         first = "; ".join(f"{r.file} line {r.line}: {r.reason}" for r in self._first)
         remedy = next((f"; {r.remedy}" for r in self._first if r.remedy), "")
         raise UserError(
             f"{self.count} of {total} rows{'' if done else ' so far'} are malformed, more than --max-rejected "
-            f"{self._limit:g}: {first}{'; ...' if self.count > len(self._first) else ''} "
-            f"(all in {self._kept_at}){remedy}"
+            f"{self._limit:g}: {first}{'; ...' if self.count > len(self._first) else ''}{where}{remedy}"
         )

@@ -13,6 +13,7 @@ from recsys_emb.report.search_page import search_page
 from recsys_emb.report.terminal import (
     artifact_table,
     embedding_size,
+    input_tables,
     metrics_table,
     options_table,
     plugins_table,
@@ -28,6 +29,7 @@ __all__ = [
     "events_frame",
     "group_by_seed",
     "human_bytes",
+    "input_tables",
     "load_report",
     "load_reports",
     "metrics_table",

@@ -67,7 +67,30 @@ def embedding_size(report: Mapping[str, Any]) -> str:
 
 def metrics_table(figures: Mapping[str, Any], what: Path) -> Table:
     """An evaluation of a run or an artifact on a split."""
-    table = Table(title=f"{what} on {figures['split']}, {figures['rows']:,} rows", title_justify="left")
+    return _metrics(figures, f"{what} on {figures['split']}, {figures['rows']:,} rows")
+
+
+def input_tables(figures: Mapping[str, Any]) -> list[Table]:
+    """An evaluation of an artifact on raw rows: the metrics, known and unknown values apart, unknown shares."""
+    rejected = f", {figures['rejected']:,} rejected" if figures["rejected"] else ""
+    tables = [_metrics(figures, f"{figures['artifact']} on {figures['input']}, {figures['rows']:,} rows{rejected}")]
+    if figures["by"]:
+        apart = Table("field", "value", "rows", "auc", title="known to training and unknown", title_justify="left")
+        for field, parts in figures["by"].items():
+            for name, part in parts.items():
+                auc = "-" if part["auc"] is None else f"{part['auc']:.5f}"
+                apart.add_row(field if name == "known" else "", name, f"{part['rows']:,}", auc)
+        tables.append(apart)
+    if figures["unknown_share"]:
+        shares = Table("field", "unknown values", title_justify="left")
+        for field, share in figures["unknown_share"].items():
+            shares.add_row(field, f"{share:.1%}")
+        tables.append(shares)
+    return tables
+
+
+def _metrics(figures: Mapping[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
     names = ["auc", "logloss", "ne", "calibration", "gauc"]
     for name in names:
         table.add_column(name, justify="right")

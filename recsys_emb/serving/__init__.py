@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from recsys_emb.serving.artifact import Artifact, is_artifact, load_artifact
 from recsys_emb.serving.compact import write_artifact
-from recsys_emb.serving.evaluate import evaluate_artifact
+from recsys_emb.serving.evaluate import evaluate_artifact, evaluate_input
 from recsys_emb.serving.predict import predict_file
 
-__all__ = ["Artifact", "evaluate_artifact", "is_artifact", "load_artifact", "predict_file", "write_artifact"]
+__all__ = [
+    "Artifact",
+    "evaluate_artifact",
+    "evaluate_input",
+    "is_artifact",
+    "load_artifact",
+    "predict_file",
+    "write_artifact",
+]

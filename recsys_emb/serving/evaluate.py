@@ -1,18 +1,27 @@
-"""Metrics of an artifact on a prepared dataset."""
+"""Metrics of an artifact on a prepared dataset, or on raw rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recsys_emb.data.like import how_to_prepare_like
+from recsys_emb.data.options import make_source
+from recsys_emb.data.rejects import RejectLog
+from recsys_emb.data.schema import OOV_ID
 from recsys_emb.data.store import open_dataset
+from recsys_emb.data.unknown import UnknownValues
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
 from recsys_emb.serving.artifact import REPORT, Artifact
-from recsys_emb.training import runtime
+from recsys_emb.serving.raw_rows import Progress, score
+from recsys_emb.training import metrics, runtime
+from recsys_emb.training.metrics import Predictions
 from recsys_emb.training.stage_runner import predict_split
 from recsys_emb.training.task import task_of
 
@@ -45,6 +54,82 @@ def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None
         write_json(artifact.path / REPORT, {**artifact.report, **figures})
     about = {"split": split, "unknown_share": dataset.unknown_share(split)}
     return {"artifact": str(artifact.path), **about, **figures}
+
+
+def evaluate_input(
+    artifact: Artifact,
+    input: Path | None,
+    by: Sequence[str] = (),
+    max_rejected: float = 0.01,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The figures of raw rows with labels, such as those of the days after training.
+
+    Args:
+        artifact: what predicts.
+        input: file, folder or glob in the format that the dataset was prepared from.
+        by: categorical fields; AUC is given apart for the rows whose value training has seen and has not seen. The
+            user's, if there is one, is always among them.
+        max_rejected: share of malformed rows above which nothing is measured.
+        progress: told of the rows done.
+
+    Returns:
+        The figures of ``evaluate_artifact``, and ``rejected``, ``unknown_share`` and ``notes`` as ``predict_file`` has
+        them; ``by``: per field ``known`` and ``unknown``, each with ``rows`` and ``auc``, None where it is undefined.
+
+    Raises:
+        UserError: unreadable or empty input, no labels, too many malformed rows, ``by`` is no field, or ids are hashes,
+            which are never unknown.
+    """
+    schema = artifact.schema
+    position = {f.name: i for i, f in enumerate(schema.single_valued)}
+    if (user := schema.user) is not None and schema.ids != "hash64":
+        by = [user, *(name for name in by if name != user)]
+    for name in by:
+        if name not in position:
+            raise UserError(f"--by {name}: not one of the categorical fields: {', '.join(position)}")
+        if schema.ids == "hash64":
+            raise UserError(f"--by {name}: ids are hashes, which are never unknown")
+    source = make_source(artifact.manifest.rows.source, input, options=artifact.manifest.rows.options)
+    runtime.configure(artifact.config.seed, artifact.manifest.precision)
+    predictions, unknown = Predictions(), UnknownValues(schema)
+    seen: dict[str, list[Tensor]] = {name: [] for name in by}
+    with RejectLog(None, max_rejected) as rejects:
+        for scored in score(artifact, source.labelled(), rejects, input, progress=progress):
+            unknown.add(scored.encoded)
+            good = torch.from_numpy(scored.good)
+            ids, weights = scored.encoded.ids[good], scored.block.weights
+            predictions.append(
+                torch.from_numpy(scored.logits)[good],
+                torch.tensor(scored.block.labels)[good],
+                None if weights is None else torch.tensor(weights)[good],
+                None if user is None else ids[:, position[user]],
+            )
+            for name, known in seen.items():
+                known.append(ids[:, position[name]] != OOV_ID)
+    if not len(predictions):
+        raise UserError(f"--input {input}: no rows")
+    return {
+        "artifact": str(artifact.path),
+        "input": None if input is None else str(input),
+        "rejected": rejects.count,
+        "unknown_share": unknown.shares,
+        "notes": [asdict(note) for note in source.notes()],
+        **task_of(artifact.config).metrics(predictions),
+        "by": {name: _known_and_unknown(predictions, torch.cat(known)) for name, known in seen.items()},
+    }
+
+
+def _known_and_unknown(predictions: Predictions, known: Tensor) -> dict[str, dict[str, float | None]]:
+    """``rows`` and ``auc`` of the rows where ``known`` (bool [N]) holds, and of the others."""
+    parts = {}
+    for name, mine in (("known", known), ("unknown", ~known)):
+        labels = predictions.labels[mine]
+        weights = None if predictions.weights is None else predictions.weights[mine]
+        both = 0 < int(labels.sum()) < len(labels)
+        auc = metrics.auc(predictions.logits[mine], labels, weights) if both else None
+        parts[name] = {"rows": len(labels), "auc": auc}
+    return parts
 
 
 def logit_error(before: Tensor, after: Tensor) -> dict[str, float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 
 from recsys_emb.data.options import make_source
 from recsys_emb.data.rejects import RejectLog
-from recsys_emb.data.sources.base import Block, Rejected
 from recsys_emb.data.unknown import UnknownValues
 from recsys_emb.errors import UserError
+from recsys_emb.files import one_line
 from recsys_emb.serving.artifact import Artifact
+from recsys_emb.serving.raw_rows import Progress, Scored, score
 from recsys_emb.training import runtime
 
 SCHEMA = pa.schema([("line", pa.int64()), ("logit", pa.float32()), ("probability", pa.float32())])
@@ -31,12 +32,14 @@ def predict_file(
     out: Path,
     batch_size: int | None = None,
     max_rejected: float = 0.01,
-    progress: Callable[[int], None] | None = None,
+    keep: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Predicts every row of ``input`` and writes one row each, in their order, to ``out``.
 
-    Columns of ``out``: ``line`` int64, where the row starts in its file (null where the format has no lines); ``logit``
-    float32, log-odds of a click; ``probability`` float32.
+    Columns of ``out``: ``line`` int64, where the row starts in its file (null where the format has no lines; line 1 of
+    a table is its header, in Parquet too); those of ``keep``; ``logit`` float32, log-odds of a click; ``probability``
+    float32.
 
     Args:
         artifact: what predicts.
@@ -46,6 +49,7 @@ def predict_file(
         batch_size: rows at a time; that of training when absent.
         max_rejected: share of malformed rows, and of those with numbers too large to predict with, above which nothing
             is written. They are listed in OUT.rejected.tsv and have no row in ``out``.
+        keep: columns of ``input`` that are passed on as they are, from text files as text.
         progress: told of the rows done.
 
     Returns:
@@ -59,7 +63,11 @@ def predict_file(
         raise UserError(f"--out {out}: exists already; name a new file")
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: must be 1 or more")
+    taken = [name for name in keep if name in SCHEMA.names]
+    if taken:
+        raise UserError(f"--keep {taken[0]}: the predictions have a column of that name")
     source = make_source(artifact.manifest.rows.source, input, options=artifact.manifest.rows.options)
+    source.keep(keep)
     runtime.configure(artifact.config.seed, artifact.manifest.precision)
     started, rows, unknown = time.perf_counter(), 0, UnknownValues(artifact.schema)
     beside = f"{out.name}.{os.getpid()}"  # whoever else writes to out
@@ -67,21 +75,15 @@ def predict_file(
     kept_at = out.with_name(f"{out.name}.rejected.tsv")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(partial, SCHEMA) as writer, RejectLog(rejected_now, max_rejected, kept_at) as rejects:
-            for block in source.inputs():
-                rejects.add(block.rejected)
-                if len(block.frame):
-                    encoded = artifact.encoder.encode(block.frame)
-                    unknown.add(encoded)
-                    logits = artifact.predict(encoded, batch_size)
-                    rejects.add(_not_finite(logits, block, input))
-                    table = _table(logits, block.lines).filter(pa.array(np.isfinite(logits)))
-                    writer.write_table(table)
-                    rows += len(table)
-                rejects.check(rows, done=False)
-                if progress is not None:
-                    progress(rows)
-            rejects.check(rows, done=True)
+        with RejectLog(rejected_now, max_rejected, kept_at) as rejects, ExitStack() as stack:
+            writer: pq.ParquetWriter | None = None
+            for scored in score(artifact, source.inputs(), rejects, input, batch_size, progress):
+                unknown.add(scored.encoded)
+                table = _table(scored, keep)
+                if writer is None:
+                    writer = stack.enter_context(pq.ParquetWriter(partial, table.schema))
+                writer.write_table(_cast(table, writer.schema))
+                rows += len(table)
         if not rows and not rejects.count:
             raise UserError(f"--input {input}: no rows")
         if not rows:
@@ -108,14 +110,22 @@ def predict_file(
     }
 
 
-def _not_finite(logits: np.ndarray, block: Block, input: Path | None) -> list[Rejected]:
-    """Rows whose prediction is no number, because one of theirs is too large for the model."""
-    at = np.flatnonzero(~np.isfinite(logits))
-    lines = np.zeros(len(logits), np.int64) if block.lines is None else block.lines
-    return [Rejected(str(input), line, "a number is too large to predict with", "") for line in lines[at].tolist()]
+def _table(scored: Scored, keep: Sequence[str]) -> pa.Table:
+    """The rows that are predicted."""
+    block, logits = scored.block, scored.logits
+    where = pa.nulls(len(logits), pa.int64()) if block.lines is None else pa.array(block.lines, pa.int64())
+    with np.errstate(over="ignore"):
+        probabilities = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+    kept = (block.frame if block.kept is None else block.kept).select(keep).to_arrow()
+    columns = [where, *kept.columns, pa.array(logits), pa.array(probabilities)]
+    line, *others = SCHEMA
+    table = pa.table(columns, schema=pa.schema([line, *kept.schema, *others]))
+    return table.filter(pa.array(scored.good))
 
 
-def _table(logits: np.ndarray, lines: np.ndarray | None) -> pa.Table:
-    where = pa.nulls(len(logits), pa.int64()) if lines is None else pa.array(lines, pa.int64())
-    probabilities = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
-    return pa.table([where, pa.array(logits), pa.array(probabilities)], schema=SCHEMA)
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Columns that are passed on, in the types of the first file. Raises UserError when a value does not fit."""
+    try:
+        return table.cast(schema)
+    except pa.ArrowException as error:
+        raise UserError(f"--keep: the files differ in the types of their columns ({one_line(error)})") from None

@@ -70,3 +70,24 @@ def test_list_names_every_source() -> None:
     assert {"criteo", "avazu", "movielens-1m", "amazon", "table", "synthetic"} <= set(sources)
     assert "split" in sources["criteo"]["options"]
     assert "criteo" in run("list")
+
+
+def test_every_key_of_a_schema_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    described = json.loads(run("list", "table", "--json"))["options"]
+    shown, told = run("list", "table"), " ".join(run("prepare", "--help").split())
+    for option in described:
+        assert f"{option['key']}: {option['description']}" in told
+        for row in option["keys"]:
+            assert f"  {row['key']} " in shown
+            assert f"{row['key']}: {row['description']}" in told
+    with pytest.raises(UserError, match=r"unknown data source 'tabel' .did you mean 'table'"):
+        run("list", "tabel")
+
+
+def test_guess_prints_a_schema(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("y,u\n" + "".join(f"{i // 5 % 2},u{i % 9}\n" for i in range(300)))
+    text = run("guess", tmp_path / "t.csv")
+    (tmp_path / "s.yaml").write_text(text)
+    arguments = ["--input", tmp_path / "t.csv", "--schema", tmp_path / "s.yaml", "--out", tmp_path / "o"]
+    assert "300 rows in" in run("prepare", "table", *arguments)

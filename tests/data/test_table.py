@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import random
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,111 @@ def test_split_column(tmp_path: Path) -> None:
     assert [(r.line, r.reason) for r in block.rejected] == [(5, "split is not train, valid, test: 'dev'")]
 
 
+DAYS = [datetime.datetime(2026, 11, day, hour) for day in (1, 10, 11, 19, 20, 21) for hour in (0, 12)]
+
+
+@pytest.mark.parametrize(
+    ("written", "form"),
+    [
+        (lambda t: f"{t:%Y-%m-%d %H:%M}", {}),
+        (lambda t: f"{t:%Y-%m-%dT%H:%M:%SZ}", {}),
+        (lambda t: f"{t:%m/%d/%Y %H}:00", {"time_format": "%m/%d/%Y %H:%M"}),
+        (lambda t: int(t.replace(tzinfo=datetime.UTC).timestamp()), {}),
+        (lambda t: int(t.replace(tzinfo=datetime.UTC).timestamp()) * 1000, {}),
+        (lambda t: int(t.replace(tzinfo=datetime.UTC).timestamp()) * 10**9, {}),
+        (lambda t: t, {}),
+    ],
+)
+@pytest.mark.parametrize("valid", ["2026-11-11", "2026-11-10 12:00", None])
+def test_split_by_dates(tmp_path: Path, written: Any, form: dict[str, str], valid: str | None) -> None:
+    """Test from the 20th on; valid from a time on, or the last third of the rows before."""
+    frame = pl.DataFrame({"y": [1, 0] * 6, "u": ["a"] * 12, "at": [written(t) for t in DAYS]})
+    if frame["at"].dtype == pl.Datetime:
+        frame.write_parquet(tmp_path / "t")
+    else:
+        frame.write_csv(tmp_path / "t")
+    begins = "" if valid is None else f"valid: {{from: {valid}}}, "
+    split = f"{{time: at, {begins}test: {{from: 2026-11-20}}, ratios: [2, 1, 0]}}"
+    (tmp_path / "s.yaml").write_text(f"label: y\ncategorical: [u]\nsplit: {split}\n")
+    options = [f"split.{key}={value}" for key, value in form.items()]
+    source = make_source("table", tmp_path / "t", tmp_path / "s.yaml", options)
+    (block,) = source.blocks()
+    first = {"2026-11-11": 4, "2026-11-10 12:00": 3, None: 5}[valid]
+    assert block.split.tolist() == [0] * first + [1] * (8 - first) + [2] * 4
+    dumped = source.options.model_dump(mode="json")
+    assert dumped["split"]["test"] == {"from": "2026-11-20"}
+    assert make_source("table", tmp_path / "t", options=dumped).options == source.options
+
+
+def test_starts_as_numbers_and_days(tmp_path: Path) -> None:
+    split = {"time": "price", "valid": {"from": 3}, "test": {"from": 4.5}}
+    path = write(tmp_path / "t.csv", [changed(price=str(n)) for n in (5, 1, 3, 4, 2, 4.5)])
+    (block,) = read(path, {**SCHEMA, "split": split})
+    assert block.split.tolist() == [2, 0, 1, 1, 0, 2]
+    path = write(tmp_path / "t.csv", [changed(unused=str(n)) for n in (20261119, 20261120, 20261121)])
+    dates = {"time": "unused", "valid": {"from": 20261120}, "test": {"from": "2026-11-21"}}
+    (block,) = read(path, {**SCHEMA, "split": dates})
+    assert block.split.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"test": {"from": "2026-11-20"}}, r"test\.from is a time; name the column of times as time"),
+        ({"time": "unused", "valid": {"from": 3}}, r"valid\.from needs test\.from, where valid ends"),
+        ({"time": "unused", "test": {"form": 3}}, r"split\.test\.f"),
+        ({"time": "unused", "test": {"from": "soon"}}, r"split\.test\.from: 'soon' is no time"),
+        ({"time": "unused", "test": {"from": 7}}, r"test\.from: 7 is a number, column 'unused' is a time without"),
+        ({"time": "price", "test": {"from": "2026-11-20"}}, r"'2026-11-20' is a time .*, column 'price' is a number"),
+        (
+            {"time": "unused", "valid": {"from": "2026-11-20"}, "test": {"from": "2026-11-20"}},
+            r"split\.valid\.from: 2026-11-20 must lie before test\.from, 2026-11-20",
+        ),
+    ],
+)
+def test_starts_that_cannot_be(tmp_path: Path, split: dict[str, Any], message: str) -> None:
+    path = write(tmp_path / "t.csv", [changed(unused=f"2026-11-{d}") for d in (19, 20, 21)])
+    with pytest.raises(UserError, match=message) as error:
+        read(path, {**SCHEMA, "split": split})
+    assert "\n" not in str(error.value)
+
+
+def test_lines_count_alike_in_every_format(tmp_path: Path) -> None:
+    """A table's header is line 1, so the first row is line 2."""
+    frame = pl.DataFrame({"y": [1, 0, 5, 1], "u": ["a", "b", "c", "d"], "x": ["1", "2", "3", "a"]})
+    frame.write_csv(tmp_path / "t.csv")
+    frame.write_csv(tmp_path / "t.tsv", separator="\t")
+    frame.write_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "t.tsv", "t.parquet"):
+        source = make_source("table", tmp_path / name, options={"label": "y", "categorical": ["u"], "dense": ["x"]})
+        (block,) = source.inputs()
+        assert block.lines is not None
+        assert block.lines.tolist() == [2, 3, 4]
+        (block,) = source.labelled()
+        assert block.lines is not None
+        assert block.lines.tolist() == [2, 3]
+        assert sorted((r.line, r.reason) for r in block.rejected) == [
+            (4, "label is not 0 or 1: '5'"),
+            (5, "x is not a number: 'a'"),
+        ]
+
+
+def test_a_dataset_is_named_as_its_file(tmp_path: Path) -> None:
+    for path, name in (
+        ("logs/clicks.csv", "clicks"),
+        ("logs/clicks.csv.gz", "clicks"),
+        ("logs/clicks", "clicks"),
+        ("logs/2026/*.csv", "2026"),
+        ("logs/day=*/part-?.parquet", "logs"),
+        ("*.csv", "table"),
+    ):
+        assert make_source("table", Path(path), options=SCHEMA).dataset_name == name
+    rows = [changed(clicked=str(i % 2)) for i in range(300)]
+    source = make_source("table", write(tmp_path / "shop.csv", rows), options=SCHEMA)
+    assert prepare(source, tmp_path / "out")["name"] == "shop"
+    assert prepare(source, tmp_path / "named", name="mine")["name"] == "mine"
+
+
 @pytest.mark.parametrize("kind", ["number", "date"])
 def test_split_by_time(tmp_path: Path, kind: str) -> None:
     draw = random.Random(3)
@@ -306,8 +412,8 @@ def test_parquet(tmp_path: Path) -> None:
     assert block.frame["tags"].to_list() == [["a"], [], ["a", None]]
     assert block.frame["price"].to_list() == [1.5, None, None]
     assert [(r.line, r.reason) for r in block.rejected] == [
-        (3, "label is not 0 or 1: '2'"),
-        (4, "label is not 0 or 1: ''"),
+        (4, "label is not 0 or 1: '2'"),
+        (5, "label is not 0 or 1: ''"),
     ]
     assert "'clicked': 2," in block.rejected[0].text
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:-50])
@@ -408,7 +514,9 @@ def test_history_keeps_its_last_entries(tmp_path: Path) -> None:
         ({"split": {"column": "clicked"}}, "column 'clicked' cannot be both label and split.column"),
         ({"weight": "day", "split": {"time": "day"}}, "column 'day' cannot be both weight and split.time"),
         ({"separator": "::"}, "separator: .*single ASCII character"),
-        ({"categorical": [{"name": "a b"}]}, "categorical.0.name"),
+        ({"categorical": ["a b"]}, "categorical.0.name: 'a b' is no name of a field.*write {name: a_b, column: 'a b'}"),
+        ({"dense": [{"name": "x", "colum": "y"}]}, "dense.0.colum: .*mean 'column'.*allowed: name, column, transform$"),
+        ({"user": "x"}, "schema.yaml: user 'x' is not one of"),
         (
             {"categorical": [], "multi_valued": [], "dense": [], "sequences": [], "user": None},
             "no field to embed: give categorical",
@@ -454,7 +562,7 @@ def test_options_go_before_the_schema(tmp_path: Path) -> None:
 
 def test_columns_must_be_there(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", [ROW])
-    with pytest.raises(UserError, match=r"no column 'nothing', which field 'x' needs; it has clicked, price"):
+    with pytest.raises(UserError, match=r"no column 'nothing', which field 'x' needs; it has 'clicked', 'price'"):
         read(path, {**SCHEMA, "dense": [{"name": "x", "column": "nothing"}]})
     with pytest.raises(UserError, match=r"no column 'when', which split\.time needs"):
         read(path, {**SCHEMA, "split": {"time": "when"}})

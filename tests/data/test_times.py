@@ -148,8 +148,8 @@ def test_unlike_units_in_one_file_are_refused_by_their_lines(tmp_path: Path) -> 
     parquet(lambda t: seconds(t) * (1000 if t.day == 2 else 1))(tmp_path / "a", JANUARY)
     with pytest.raises(UserError) as error:
         read(tmp_path)
-    assert f"seconds since 1970 in a.parquet line 1 ({times[0]})" in str(error.value)
-    assert f"milliseconds since 1970 in a.parquet line 25 ({times[24]}000)" in str(error.value)
+    assert f"seconds since 1970 in a.parquet line 2 ({times[0]})" in str(error.value)
+    assert f"milliseconds since 1970 in a.parquet line 26 ({times[24]}000)" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,15 @@ class Rows:
         """With a column more, or another one of that name."""
         return replace(self, frame=self.frame.with_columns(column))
 
+    def with_columns(self, columns: Sequence[pl.Series]) -> Rows:
+        """With columns more."""
+        return replace(self, frame=self.frame.with_columns(columns)) if columns else self
+
+    def with_constants(self, values: Mapping[str, str | None]) -> Rows:
+        """With a column of texts more for each of these names, the same value in every row."""
+        columns = [pl.lit(value, pl.String).alias(name) for name, value in values.items()]
+        return replace(self, frame=self.frame.with_columns(columns)) if columns else self
+
     def select(self, renamed: Mapping[str, str], optional: Sequence[str]) -> Rows:
         """Only the columns of ``renamed``, under their new names, and those of ``optional`` that there are."""
         kept = [c for c in optional if c in self.frame.columns]

@@ -1,25 +1,27 @@
-"""Text files, plain or gzip, one or many, in chunks of whole records."""
+"""The files of a folder or glob, and text files in chunks of whole records."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
+import glob
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from urllib.parse import unquote
 
 import numpy as np
 
+from recsys_emb.data.sources._streams import opened
 from recsys_emb.errors import UserError
 
 CHUNK_BYTES = 1 << 24
 _GLOB = set("*?[")
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def find_files(path: Path | None) -> list[Path]:
-    """The files that ``--input`` names: a file, the files of a folder, or a glob; sorted by name.
+    """The files that ``--input`` names: a file, the files of a folder, or what a glob matches; sorted by name.
+
+    Of the folders in a folder only those named ``column=value`` are looked into, as Hive and Spark name them.
 
     Raises:
         UserError: nothing is there.
@@ -27,18 +29,38 @@ def find_files(path: Path | None) -> list[Path]:
     if path is None:
         raise UserError("--input: missing; give a file, a folder or a glob in quotes")
     if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith((".", "_")))
+        files = _in_folder(path)
         if not files:
-            raise UserError(f"--input {path}: the folder has no files")
+            raise UserError(f"--input {path}: the folder has no files; name deeper ones by a glob such as '{path}/*/*'")
         return files
     if path.exists():
         return [path]
-    if _GLOB & set(path.name):
-        files = sorted(f for f in path.parent.glob(path.name) if f.is_file())
+    if _GLOB & set(str(path)):
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        files = sorted({f for m in matches for f in (_in_folder(m) if m.is_dir() else [m])})
         if files:
             return files
         raise UserError(f"--input {path}: no file matches")
     raise UserError(f"--input {path}: no such file or folder")
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    files = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith((".", "_")):
+            continue
+        if entry.is_file():
+            files.append(entry)
+        elif entry.is_dir() and "=" in entry.name:
+            files += _in_folder(entry)
+    return files
+
+
+def folder_columns(file: Path) -> dict[str, str | None]:
+    """What the names of a file's folders say, ``column=value``: the columns of a table that is kept by their values."""
+    pairs = (folder.partition("=") for folder in file.parts[:-1])
+    values = {name: unquote(value) for name, equals, value in pairs if equals and name}
+    return {name: None if value == _HIVE_NULL else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -62,14 +84,14 @@ def read_chunks(
     """The records of a file in chunks of about ``size`` bytes; a record may hold line ends between quotes.
 
     Args:
-        file: plain or gzip, told apart by its first bytes.
+        file: plain or compressed (_streams.py).
         quote: the character around values that hold separators or line ends.
         header: leave out the first line.
 
     Raises:
-        UserError: the file cannot be read, or is a damaged or truncated gzip.
+        UserError: the file cannot be read.
     """
-    with _opened(file) as stream:
+    with opened(file) as stream:
         line = 1
         if header:
             stream.readline()
@@ -97,7 +119,7 @@ def _chunk(file: Path, text: bytes, first_line: int) -> Chunk:
 
 def read_header(file: Path) -> str:
     """The first line of a file. Raises UserError when the file is empty or cannot be read."""
-    with _opened(file) as stream:
+    with opened(file) as stream:
         line = stream.readline(1 << 20)
     if not line.strip():
         raise UserError(f"{file}: the file is empty")
@@ -129,22 +151,3 @@ def last_record_end(text: bytes, quote: str | None) -> int:
     ends = np.flatnonzero((np.frombuffer(text, dtype=np.uint8) == ord("\n")) & outside_quotes(text, quote))
     ends = ends[ends < end]
     return int(ends[-1]) + 1 if len(ends) else 0
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
-    try:
-        with open(file, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if not zipped:
-                yield raw
-                return
-            with gzip.open(raw, "rb") as stream:
-                yield stream  # type: ignore[misc]
-    except EOFError:
-        raise UserError(f"{file}: the gzip file is truncated; download or copy it again") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{file}: the gzip file is damaged ({error}); download or copy it again") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None

@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from contextlib import suppress
 
 import polars as pl
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
 
 from recsys_emb.data.dense import read_numbers
 from recsys_emb.data.sources._delimited import Rows, quoting
-from recsys_emb.data.sources.base import SourceOptions
-
-Value = bool | int | float | str
-
-
-def _several(given: Any) -> Any:
-    return given if isinstance(given, (list, tuple)) else () if given is None else (given,)
-
-
-Values = Annotated[tuple[Value, ...], BeforeValidator(_several)]
+from recsys_emb.data.sources._table_options import LabelSpec, Value
 
 POSITIVE = ("1", "y", "yes", "t", "true", "click", "clicked", "positive", "pos", "p", "buy", "bought", "purchase")
 """How a click is often written, in small letters."""
 _YAML = {True: ("true", "yes", "on"), False: ("false", "no", "off")}
 """Texts that YAML reads as true and false."""
-
-
-class LabelSpec(SourceOptions):
-    """Which column says what was clicked; a bare text in the YAML is its name."""
-
-    column: str = Field(description="of 0 and 1, or false and true, where the other keys are absent")
-    positive: Values = Field((), description="the value of a click, such as Y, or a list of such values")
-    negative: Values = Field((), description="the value of no click, or a list; absent: all others but a missing one")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_column(cls, data: Any) -> Any:
-        return {"column": data} if isinstance(data, str) else data
-
-    @model_validator(mode="after")
-    def _apart(self) -> Self:
-        both = sorted(str(v) for v in set(self.positive) & set(self.negative))
-        if both:
-            raise ValueError(f"{both[0]!r} cannot be both positive and negative")
-        if self.negative and not self.positive:
-            raise ValueError("negative needs positive, the value of a click, beside it")
-        return self
 
 
 def read_label(rows: Rows, spec: LabelSpec, threshold: float | None, name: str) -> Rows:
@@ -80,14 +48,16 @@ def remedy(texts: pl.Series, column: str) -> str:
     if len(values) > 2 and numbers.null_count() < len(values) / 2:
         return "`label_threshold: NUMBER` makes a click of every label above it"
     positive = next((v for v in values if v.lower() in POSITIVE), "VALUE" if len(values) != 2 else values[-1])
-    flow = yaml.safe_dump({"column": column, "positive": _as_yaml(positive)}, default_flow_style=True, sort_keys=False)
+    flow = yaml.safe_dump({"column": column, "positive": as_yaml(positive)}, default_flow_style=True, sort_keys=False)
     return f"`label: {flow.strip()}` says which value is a click"
 
 
-def _as_yaml(text: str) -> Value:
-    """The number or truth value that a text is, else the text."""
-    value = yaml.safe_load(text) if text.replace(".", "", 1).lstrip("+-").isalnum() else text
-    return value if isinstance(value, (bool, int, float)) else text
+def as_yaml(text: str) -> Value:
+    """The number that a text is, else the text."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _matches(texts: pl.Series, values: Sequence[Value]) -> pl.Series:

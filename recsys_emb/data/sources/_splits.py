@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
 
+from recsys_emb.data.sources._table_options import SplitSpec
+from recsys_emb.data.sources._times import TimeColumn
 from recsys_emb.data.sources.base import random_split
-
-
-def _numbers(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def _some(ratios: tuple[float, float, float]) -> tuple[float, float, float]:
-    if not 0 < sum(ratios) < float("inf"):
-        raise ValueError("one of train, valid and test must be above 0")
-    return ratios
-
-
-Share = Annotated[float, Field(ge=0)]
-Ratios = Annotated[tuple[Share, Share, Share], BeforeValidator(_numbers), AfterValidator(_some)]
-"""Sizes of train, valid and test relative to one another, such as ``0.8,0.1,0.1``."""
+from recsys_emb.errors import UserError
 
 
 class TimeSplit:
@@ -49,6 +34,36 @@ class TimeSplit:
             result += (times > cut) | (tied & (position > self._quota[k]))
             self._seen[k] += np.count_nonzero(tied)
         return result
+
+
+class StartSplit:
+    """Test from a time on, valid from an earlier one on, train before; rows of one time stay together.
+
+    Args:
+        times: int64 or float64 [rows], the times of all rows.
+        spec: with ``test``; without ``valid``, its ratios divide the rows before between train and valid.
+        column: that read the times.
+
+    Raises:
+        UserError: a start that is no time of the column's kind, or valid does not begin before test.
+    """
+
+    def __init__(self, times: np.ndarray, spec: SplitSpec, column: TimeColumn) -> None:
+        assert spec.test is not None
+        test = column.number(spec.test.start, "split.test.from")
+        if spec.valid is not None:
+            valid = column.number(spec.valid.start, "split.valid.from")
+            if valid >= test:
+                raise UserError(f"split.valid.from: {spec.valid.start} must lie before test.from, {spec.test.start}")
+        else:
+            before, (train, share, _) = np.sort(times[times < test]), spec.ratios
+            first = round(len(before) * train / max(train + share, 1e-300))
+            valid = before[first].item() if first < len(before) else test
+        self._starts = np.array([valid, test])
+
+    def codes(self, times: np.ndarray) -> np.ndarray:
+        """uint8 [n], the split codes of rows."""
+        return np.searchsorted(self._starts, times, side="right").astype(np.uint8)
 
 
 class RandomSplit:

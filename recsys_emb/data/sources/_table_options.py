@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import datetime
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from recsys_emb.data.schema import CategoricalField, SequenceField
-from recsys_emb.data.sources._label import LabelSpec
-from recsys_emb.data.sources._splits import Ratios
-from recsys_emb.data.sources.base import DenseColumn, RawFields, SourceOptions
+from recsys_emb.data.sources._fields import DenseColumn, Ratios, RawFields, SourceOptions
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 _SEPARATOR = "between the values of a text; lists in brackets, and of Parquet, need none"
+
+
+Value = bool | int | float | str
+
+
+def _several(given: Any) -> Any:
+    return given if isinstance(given, (list, tuple)) else () if given is None else (given,)
+
+
+Values = Annotated[tuple[Value, ...], BeforeValidator(_several)]
+
+
+class LabelSpec(SourceOptions):
+    """Which column says what was clicked; a bare text in the YAML is its name."""
+
+    column: str = Field(description="of 0 and 1, or false and true, where the other keys are absent")
+    positive: Values = Field((), description="the value of a click, such as Y, or a list of such values")
+    negative: Values = Field((), description="the value of no click, or a list; absent: all others but a missing one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_column(cls, data: Any) -> Any:
+        return {"column": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        both = sorted(str(v) for v in set(self.positive) & set(self.negative))
+        if both:
+            raise ValueError(f"{both[0]!r} cannot be both positive and negative")
+        if self.negative and not self.positive:
+            raise ValueError("negative needs positive, the value of a click, beside it")
+        return self
 
 
 class _Column(SourceOptions):
@@ -77,6 +108,21 @@ class SequenceSpec(_Column):
     separator: str | None = Field(None, min_length=1, description=_SEPARATOR)
 
 
+def _moment(given: Any) -> Any:
+    """A date of the YAML as text."""
+    return given.isoformat() if isinstance(given, datetime.date) else given
+
+
+class SplitStart(SourceOptions):
+    """Where a split of a split by time begins."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=False, extra="forbid", frozen=True)
+
+    start: Annotated[int | float | str, BeforeValidator(_moment)] = Field(
+        alias="from", description="its first time, such as 2026-11-20 or 2026-11-20 12:00, or a number as in the column"
+    )
+
+
 class SplitSpec(SourceOptions):
     """How rows go to the splits: ``all`` to one, by a ``column`` of train, valid and test, by ``time``, else at random.
 
@@ -88,6 +134,10 @@ class SplitSpec(SourceOptions):
     time: str | None = Field(None, description="a column to order the rows by, oldest first")
     time_format: str | None = Field(
         None, description="how texts of time are written, such as '%m/%d/%Y %H:%M'; absent: ISO 8601 or numbers"
+    )
+    valid: SplitStart | None = Field(None, description="of a split by time: {from: 2026-11-13}; rows before are train")
+    test: SplitStart | None = Field(
+        None, description="of a split by time: {from: 2026-11-20}; without valid, ratios divide the rows before"
     )
     ratios: Ratios = Field((0.8, 0.1, 0.1), description="relative sizes of train, valid and test")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of a random split")
@@ -104,6 +154,11 @@ class SplitSpec(SourceOptions):
             raise ValueError(f"give {ways[0]} or {ways[1]}, not both")
         if self.time_format is not None and self.time is None:
             raise ValueError("time_format says how the texts of time are written; give time too")
+        for key in ("valid", "test"):
+            if getattr(self, key) is not None and self.time is None:
+                raise ValueError(f"{key}.from is a time; name the column of times as time")
+        if self.valid is not None and self.test is None:
+            raise ValueError("valid.from needs test.from, where valid ends")
         return self
 
 

@@ -73,6 +73,37 @@ class TimeColumn:
                 " give all rows one unit"
             )
 
+    def number(self, given: int | float | str, key: str) -> int | float:
+        """A time of the schema as the number that ``read`` makes of it; after all rows have been read.
+
+        A date compares with times with a zone as one in UTC, and with numbers where these are in one known unit.
+
+        Args:
+            given: a number, or a text in ISO 8601 or as the column's texts are written.
+            key: of the schema, for messages.
+
+        Raises:
+            UserError: it is none, or not of the column's kind.
+        """
+        times, kinds = read_times(pl.Series([given]), None)
+        if kinds[0] == _NONE and self._written is not None:
+            times, kinds = read_times(pl.Series([str(given)]), self._written)
+        if kinds[0] == _NONE:
+            raise UserError(f"{key}: {given!r} is no time; give one such as 2026-11-20 or 2026-11-20 12:00:00")
+        time, is_number = times[0], kinds[0] == _NUMBER
+        if is_number == (self._kind == _NUMBER) or self._kind == _NONE:
+            return time
+        units = {unit for counted in self._units.values() for unit, _ in counted.likely()}
+        if is_number or len(units) != 1:
+            raise UserError(
+                f"{key}: {given!r} is {_KINDS[int(kinds[0])]}, column {self._column!r} is {_KINDS[self._kind]} in "
+                f"{self._example}; give one like it"
+            )
+        (unit,) = units
+        if unit == _DAYS:
+            return int(pl.Series([time]).cast(pl.Datetime("us")).dt.strftime("%Y%m%d")[0])
+        return time / 10 ** (6 - _POWERS[unit])
+
     def _reasons(self, values: pl.Series, kinds: np.ndarray) -> pl.Series:
         """String [n]: why a row is rejected."""
         none = f"time is not written as {self._written}"
@@ -155,7 +186,7 @@ class _Units:
     def add(self, rows: Rows, values: pl.Series, times: np.ndarray, mine: np.ndarray) -> None:
         """``times`` [n] where ``mine`` (bool [n]) holds."""
         self._numbers += int(mine.sum())
-        for unit, fits in _fitting(times):
+        for unit, fits in fitting_units(times):
             at = fits & mine
             if at.any():
                 self._counts[unit] = self._counts.get(unit, 0) + int(at.sum())
@@ -172,7 +203,8 @@ class _Units:
                     yield unit, self._examples[unit]
 
 
-def _fitting(times: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def fitting_units(times: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Units of time since 1970, and days as YYYYMMDD; bool [n], which numbers look like times in them."""
     with np.errstate(invalid="ignore"):
         for unit, power in _POWERS.items():
             low, high = (edge * 10**power for edge in _EPOCH)

@@ -6,50 +6,23 @@ The encoder (encode.py) walks ``blocks`` twice: once to count values of the trai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
-from recsys_emb.data.schema import CategoricalField, SequenceField
+from recsys_emb.data.sources._fields import DenseColumn, RawFields, SourceOptions
 from recsys_emb.data.splitmix import GOLDEN, stream, uniform
+from recsys_emb.errors import UserError
 from recsys_emb.registry import Registry
+
+__all__ = ["Block", "DenseColumn", "Note", "RawFields", "Rejected", "Source", "SourceOptions", "random_split"]
 
 TRAIN, VALID, TEST = 0, 1, 2
 """Codes of ``Block.split``, positions in ``store.SPLITS``."""
-
-
-class SourceOptions(BaseModel):
-    """Options of a source, set by ``--option key=value``; each source extends this."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@dataclass(frozen=True)
-class DenseColumn:
-    """A numeric field.
-
-    ``standard`` subtracts the training mean and divides by the training deviation, ``log1p`` takes
-    sign(x) log(1 + |x|) first; a missing value becomes the mean, 0. ``none`` keeps the value, missing becomes 0.
-    """
-
-    name: str
-    transform: Literal["none", "standard", "log1p"] = "standard"
-
-
-@dataclass(frozen=True)
-class RawFields:
-    """The fields of a source; the encoder adds the vocabulary sizes."""
-
-    dense: tuple[DenseColumn, ...] = ()
-    categorical: tuple[CategoricalField, ...] = ()
-    sequences: tuple[SequenceField, ...] = ()
-    user: str | None = None
-    weighted: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +46,9 @@ class Block:
     split:    uint8 [n], TRAIN, VALID or TEST
     weights:  float32 [n], when the source is weighted
     rejected: malformed rows met since the block before
-    lines:    int64 [n], where each row starts in its file, from 1; for formats that read line by line
+    lines:    int64 [n], where each row starts in its file, from 1; for formats that read line by line. A table's header
+              is line 1, in Parquet too
+    kept:     the columns that ``Source.keep`` asked for, when they are not of ``frame``
     """
 
     frame: pl.DataFrame
@@ -82,6 +57,7 @@ class Block:
     weights: np.ndarray | None = None
     rejected: list[Rejected] = field(default_factory=list)
     lines: np.ndarray | None = None
+    kept: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +111,31 @@ class Source(ABC):
         By default those of ``blocks``.
         """
         return self.blocks()
+
+    def labelled(self) -> Iterator[Block]:
+        """The rows to evaluate, in file order, with labels and weights; ``Block.split`` says nothing.
+
+        By default those of ``blocks``.
+        """
+        return self.blocks()
+
+    def keep(self, columns: Sequence[str]) -> None:
+        """Asks that ``inputs`` passes columns of the files on, in ``Block.kept`` or as they are in ``Block.frame``.
+
+        Raises:
+            UserError: there are no such columns. By default those of the fields are all.
+        """
+        fields = self.fields()
+        names = [d.name for d in fields.dense]
+        names += [f.name for f in fields.categorical] + [s.name for s in fields.sequences]
+        for column in columns:
+            if column not in names:
+                raise UserError(f"--keep {column}: source {self.name!r} passes on its fields: {', '.join(names)}")
+
+    @property
+    def dataset_name(self) -> str:
+        """What reports call a dataset that nobody named: by default as the source."""
+        return self.name
 
     def files(self) -> list[Path]:
         """The files below ``path``, for the record of what a dataset was made from."""

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from recsys_emb.data.schema import CategoricalField
 from recsys_emb.data.sources._delimited import Format, Rows, parse, quoting
+from recsys_emb.data.sources._fields import Ratios
 from recsys_emb.data.sources._files import Chunk, count_lines, find_files, read_chunks, read_header
-from recsys_emb.data.sources._splits import OrderSplit, RandomSplit, Ratios
+from recsys_emb.data.sources._splits import OrderSplit, RandomSplit
 from recsys_emb.data.sources.base import Block, DenseColumn, RawFields, Rejected, Source, SourceOptions, register
 from recsys_emb.native import criteo as native
 

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from recsys_emb.data.column_types import check_type
 from recsys_emb.data.schema import CategoricalField
+from recsys_emb.data.sources._fields import Ratios
 from recsys_emb.data.sources._files import read_chunks
-from recsys_emb.data.sources._splits import Ratios
 from recsys_emb.data.sources.base import Block, Note, RawFields, Rejected, Source, SourceOptions, random_split, register
 from recsys_emb.data.values import canonical
 from recsys_emb.errors import UserError
@@ -161,8 +161,8 @@ def _named(table: pl.DataFrame, columns: Sequence[str], path: Path) -> pl.DataFr
         else:
             table = table.with_columns(canonical(table[column], where))
     text = pl.concat_str([pl.col(c).cast(pl.String) for c in columns], separator=",", ignore_nulls=True)
-    offset = 2 if path.suffix == ".csv" else 1
-    rows = table.select(*columns, text=text, reason=pl.lit(None, pl.String)).with_row_index("line", offset=offset)
+    rows = table.select(*columns, text=text, reason=pl.lit(None, pl.String))
+    rows = rows.with_row_index("line", offset=2)  # the names of columns are line 1
     return rows
 
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from recsys_emb.data.schema import CategoricalField
+from recsys_emb.data.sources._fields import Ratios
 from recsys_emb.data.sources._planted import CHUNK_ROWS, PlantedModel, Rows
-from recsys_emb.data.sources._splits import OrderSplit, RandomSplit, Ratios
+from recsys_emb.data.sources._splits import OrderSplit, RandomSplit
 from recsys_emb.data.sources.base import Block, DenseColumn, RawFields, Source, SourceOptions, register
 from recsys_emb.data.store import SPLITS
 

@@ -1,0 +1,156 @@
+"""The first hour with a shop's own log, from the command line alone: guess, prepare, train, compact, score tomorrow."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from recsys_emb import cli
+
+DAY = datetime.datetime(2026, 11, 20)
+Typed = Callable[..., tuple[int, str, str]]
+
+
+def shop_log(path: Path, rows: int, seed: int, start: datetime.datetime, users: range) -> Path:
+    """Clicks of a shop: ISO times, prices with gaps, tags, the last items as pandas prints them, clicked Y or N."""
+    random = np.random.default_rng(seed)
+    appeal = np.random.default_rng(0).normal(size=60)  # of items, the same on every day
+    seen: dict[int, list[str]] = {}
+    made = []
+    for row in range(rows):
+        user, item = int(random.choice(users)), int(random.zipf(1.3) % 60)
+        history = seen.setdefault(user, [])
+        made.append(
+            {
+                "ts": (start + datetime.timedelta(minutes=10 * row)).isoformat(),
+                "session": f"s{seed}-{row}",
+                "user_id": f"u{user}",
+                "item": f"SKU-{item}",
+                "price": "" if random.random() < 0.1 else f"{np.exp(2 + appeal[item]):.2f}",
+                "tags": "|".join(f"t{t}" for t in sorted(random.choice(9, random.integers(0, 4), replace=False))),
+                "last_items": str(history[-4:]),
+                "device": str(random.choice(["ios", "android", "web"])),
+                "currency": "EUR",
+                "clicked": "Y" if random.random() < 1 / (1 + np.exp(0.5 - 2 * appeal[item])) else "N",
+            }
+        )
+        history.append(f"SKU-{item}")
+    pl.DataFrame(made).write_csv(path)
+    return path
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Typed:
+    """Runs a command in ``tmp_path``; gives its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["recsys-emb", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code, *capsys.readouterr()  # type: ignore[return-value]
+
+    return run
+
+
+def test_the_first_hour(typed: Typed, tmp_path: Path) -> None:
+    shop_log(tmp_path / "shop.csv", 3000, 1, DAY - datetime.timedelta(minutes=30_000), range(150))
+    shop_log(tmp_path / "tomorrow.csv", 800, 2, DAY, range(75, 225))
+
+    code, schema, _ = typed("data", "guess", "shop.csv")
+    assert code == 0
+    (tmp_path / "clicks.yaml").write_text(schema)
+    assert yaml.safe_load(schema) == {
+        "label": {"column": "clicked", "positive": "Y", "negative": "N"},
+        "dense": [{"name": "price", "transform": "log1p"}] if "log1p" in schema else ["price"],
+        "categorical": ["user_id", "item", "device"],
+        "multi_valued": [{"name": "tags", "separator": "|"}],
+        "sequences": [{"name": "last_items", "target": "item"}],
+        "user": "user_id",
+        "split": {"time": "ts"},
+    }
+    assert "#   currency: always EUR" in schema
+    assert "#   session: a value of its own in every row" in schema
+
+    code, text, warnings = typed("data", "prepare", "table", "--schema", "clicks.yaml", "--input", "shop.csv",
+                                 "--out", "prepared/shop", "--json")  # fmt: skip
+    manifest = json.loads(text)
+    assert (code, manifest["rejected"], manifest["name"]) == (0, 0, "shop")
+    assert manifest["rows"] == {"train": 2400, "valid": 300, "test": 300}
+    assert not manifest["notes"]
+    assert not warnings
+
+    (tmp_path / "run.yaml").write_text(
+        "data: {path: prepared/shop}\nmodel: {name: din, embedding_dim: 8, hidden: [16]}\ndevice: cpu\n"
+        "embedding: {backend: hash, budget: 0.5}\n"
+        "training: {epochs: 3, batch_size: 256, learning_rate: 0.01, precision: fp32}\n"
+    )
+    assert typed("train", "run.yaml", "--out", "runs/din")[0] == 0
+    assert typed("compact", "runs/din", "--out", "artifact", "--method", "int8")[0] == 0
+
+    code, text, warnings = typed("evaluate", "artifact", "--input", "tomorrow.csv", "--by", "item", "--json")
+    figures = json.loads(text)
+    assert (code, figures["rows"], figures["rejected"]) == (0, 800, 0)
+    known = figures["by"]["user_id"]
+    assert known["known"]["rows"] + known["unknown"]["rows"] == 800
+    assert known["unknown"]["rows"] / 800 == pytest.approx(figures["unknown_share"]["user_id"])
+    assert 0.3 < figures["unknown_share"]["user_id"] < 0.7  # half of tomorrow's users are new
+    assert figures["unknown_share"]["item"] < 0.05
+    assert figures["unknown_share"]["last_items"] < 0.05
+    assert figures["auc"] > 0.7
+    assert figures["gauc_users"] <= figures["users"] <= 75
+    code, text, _ = typed("evaluate", "artifact", "--input", "tomorrow.csv")
+    assert code == 0
+    assert f"{figures['auc']:.5f}" in text
+    assert f"{known['unknown']['rows']:,}" in text
+
+    code, _, _ = typed("predict", "artifact", "--input", "tomorrow.csv", "--out", "p.parquet",
+                       "--keep", "user_id", "--keep", "clicked")  # fmt: skip
+    assert code == 0
+    predicted = pl.read_parquet(tmp_path / "p.parquet")
+    assert predicted.columns == ["line", "user_id", "clicked", "logit", "probability"]
+    assert predicted["line"].to_list() == list(range(2, 802))
+    assert roc_auc_score(predicted["clicked"] == "Y", predicted["logit"]) == pytest.approx(figures["auc"])
+
+    code, text, _ = typed("data", "prepare", "table", "--like", "artifact", "--input", "tomorrow.csv",
+                          "--out", "prepared/tomorrow", "--option", "split=test", "--json")  # fmt: skip
+    assert (code, json.loads(text)["rows"]["test"]) == (0, 800)
+    code, text, _ = typed("evaluate", "artifact", "--data", "prepared/tomorrow", "--json")
+    assert json.loads(text)["auc"] == pytest.approx(figures["auc"])
+
+
+def test_what_stands_in_the_way_says_how_to_go_on(typed: Typed, tmp_path: Path) -> None:
+    """Labels that are not told, another vocabulary, --input of a run: one line each, with the remedy."""
+    shop_log(tmp_path / "shop.csv", 600, 1, DAY - datetime.timedelta(minutes=6000), range(30))
+    (tmp_path / "bare.yaml").write_text("label: clicked\ncategorical: [user_id, item]\n")
+    prepare = ("data", "prepare", "table", "--schema", "bare.yaml", "--input", "shop.csv", "--out", "data")
+    code, _, error = typed(*prepare)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert error.rstrip().endswith("`label: {column: clicked, positive: Y}` says which value is a click")
+    (tmp_path / "bare.yaml").write_text(
+        "label: {column: clicked, positive: Y}\ncategorical: [user_id, item]\n"
+        "split: {time: ts, valid: {from: 2026-11-19}, test: {from: 2026-11-19 12:00}}\n"
+    )
+    code, text, _ = typed(*prepare, "--json")
+    assert (code, json.loads(text)["rows"]) == (0, {"train": 456, "valid": 72, "test": 72})
+    (tmp_path / "run.yaml").write_text("data: {path: data}\nmodel: {name: lr}\ntraining: {epochs: 1}\ndevice: cpu\n")
+    assert typed("train", "run.yaml", "--out", "run")[0] == 0
+    for arguments, message in (
+        (("evaluate", "run", "--input", "shop.csv"), "run: not an artifact (no artifact.json); `recsys-emb compact`"),
+        (("evaluate", "run", "--by", "item"), "--by: is of raw rows; give them with --input"),
+        (("evaluate", "run", "--input", "shop.csv", "--data", "data"), "--input and --data: give one of them"),
+    ):
+        code, _, error = typed(*arguments)
+        assert (code, error.count("\n")) == (2, 1)
+        assert message in error
