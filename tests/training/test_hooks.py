@@ -134,3 +134,40 @@ def test_every_parameter_belongs_to_a_group(prepared: Path, monkeypatch: pytest.
     model = build_model(run.model, dataset.schema, running.plan(run, dataset).build())
     with pytest.raises(ValueError, match=r"watching: param_groups\(\) leaves out factor"):
         ModelOptimizer(model, run.training)
+
+
+def test_dense_adam_moves_rows_and_makes_them_anew_with_its_state(prepared: Path) -> None:
+    """Against a run whose rows were swapped from the start."""
+    place = torch.tensor([2, 1, 0, 3])
+
+    def start(rows: Tensor) -> tuple[EmbeddingTable, ModelOptimizer]:
+        torch.manual_seed(0)
+        run, dataset = config_of(prepared, embedding_optimizer="dense_adam"), open_dataset(prepared)
+        model = build_model(run.model, dataset.schema, running.plan(run, dataset).build())
+        table = model.embedding.backend.table
+        table.weight.data[:4] = table.weight.data[rows]
+        return table, ModelOptimizer(model, run.training)
+
+    def steps(table: EmbeddingTable, optimizer: ModelOptimizer, rows: Tensor) -> None:
+        for step in range(10):
+            (table(rows[:3]) * torch.sin(torch.arange(3.0) + step)[:, None]).sum().backward()
+            optimizer.step()
+
+    moved, a = start(torch.arange(4))
+    steps(moved, a, torch.arange(4))
+    moved.move(torch.tensor([0, 2]), torch.tensor([2, 0]))
+    steps(moved, a, place)
+    swapped, b = start(place)
+    steps(swapped, b, place)
+    steps(swapped, b, place)
+    torch.testing.assert_close(moved.weight, swapped.weight, rtol=0, atol=0)
+
+    moved.reset(torch.tensor([1]))
+    fresh = moved.weight[1].detach().clone()
+    assert not any(state[1].any() for state in moved.optimizer.row_state())
+    torch.testing.assert_close(moved.current(torch.tensor([1, 0])), moved.weight[[1, 0]].detach(), rtol=0, atol=0)
+    (moved(torch.tensor([1])).sum()).backward()
+    a.step()
+    # b1 and b2 at step 21: (1 - b1) / (1 - b1^21) and its like of the second moment
+    ratio = 0.1 / (1 - 0.9**21) / (0.001 / (1 - 0.999**21)) ** 0.5
+    torch.testing.assert_close(moved.weight[1].detach(), fresh - 0.01 * ratio, rtol=0, atol=2e-4)
