@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from recsys_emb.embeddings.base import BackendConfig, backend_registry
+from recsys_emb.embeddings.base import BackendConfig, Role, backend_registry
 from recsys_emb.embeddings.budget import backend_config
 from recsys_emb.embeddings.posttraining import posttraining_options
 from recsys_emb.errors import UserError, settings_written_as
@@ -84,12 +84,20 @@ class TrainingConfig(_Section):
         description="plateau: drops when the validation metric (AUC) gains no more, and then stops; linear: falls with "
         "every step, to zero at the end of all epochs (or max_steps), and does not stop before",
     )
+    lr_scales: dict[Role, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="factor on the learning rate by kind of the embedding's parameters: weight, arch, threshold, scale",
+    )
     lr_drop: float = Field(0.1, gt=0, le=1, description="factor on the learning rate at a plateau")
     eval_every: int | None = Field(None, ge=1, description="batches between evaluations; absent: every epoch")
     plateau: int = Field(1, ge=1, description="evaluations without a gain before the learning rate drops")
     patience: int = Field(1, ge=0, description="evaluations without a gain, after a drop, before training stops")
     min_delta: float = Field(1e-5, ge=0, description="least gain of the validation metric (AUC) that counts")
-    precision: Literal["fp32", "bf16", "auto"] = Field("auto", description="of the dense part; tables stay fp32")
+    precision: Literal["fp32", "tf32", "bf16", "auto"] = Field(
+        "auto",
+        description="of the dense part's products; tables stay fp32. tf32: of 10 bits on a card, fp32 on a CPU; "
+        "auto: bf16 where it is native, else fp32",
+    )
     embedding_optimizer: Literal["adam", "rowwise_adagrad", "sgd", "dense_adam"] = Field(
         "adam",
         description="adam: with catch-up of rows that batches skip; dense_adam: walks whole tables, for reference",

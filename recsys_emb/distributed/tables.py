@@ -51,6 +51,32 @@ class ShardedTable(EmbeddingTable):
         vectors = self._exchange(holder * self.per_rank + distinct // self.world)
         return F.embedding(inverse, vectors)
 
+    # -- rows between the steps ---------------------------------------------------------------------------------------
+
+    def _own(self, rows: Tensor) -> Tensor:
+        return rows[self._held(rows)] // self.world
+
+    def _held(self, rows: Tensor) -> Tensor:
+        return rows % self.world == self.rank
+
+    def _current(self, rows: Tensor) -> Tensor:
+        return self._from_all(super()._current(self._own(rows)), rows)
+
+    def _move(self, values: Tensor, src: Tensor, dst: Tensor) -> None:
+        moved = self._from_all(values.index_select(0, self._own(src)), src)
+        values.index_copy_(0, self._own(dst), moved[self._held(dst)])
+
+    def _write(self, rows: Tensor, values: Tensor) -> None:
+        dist.broadcast(values, 0)  # processes draw other random numbers
+        super()._write(self._own(rows), values[self._held(rows)])
+
+    def _from_all(self, own: Tensor, rows: Tensor) -> Tensor:
+        """The entries of rows [N] on every process, given those that this one holds."""
+        found = own.new_zeros(len(rows), *own.shape[1:])
+        found[self._held(rows)] = own
+        dist.all_reduce(found)
+        return found
+
     # -- between the whole table and this process's shard -------------------------------------------------------------
 
     def shard(self, values: Tensor) -> Tensor:

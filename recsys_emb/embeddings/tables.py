@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,22 @@ class RowInit:
             self.init_fn(weight)
 
 
+class RowOptimizer(Protocol):
+    """What a table asks of the optimizer that trains it. Rows are numbers of this process's rows, int64 [N]."""
+
+    def before_lookup(self, rows: Tensor) -> None:
+        """Before rows are gathered in training: one that defers updates of untouched rows brings them up to date."""
+
+    def current(self, rows: Tensor) -> Tensor:
+        """The up-to-date values of distinct rows, float [N, dim]; nothing changes."""
+
+    def row_state(self) -> list[Tensor]:
+        """Every array that has an entry for each of the rows; an entry is moved with its row."""
+
+    def reset(self, rows: Tensor) -> None:
+        """Makes the state of rows that of rows which begin now."""
+
+
 class EmbeddingTable(nn.Module):
     """[num_rows, dim] floats, filled when they are made unless on the meta device.
 
@@ -48,8 +65,7 @@ class EmbeddingTable(nn.Module):
         init: how the rows start, range by range.
         sparse_grad: gradients are sparse COO (what row-wise optimizers need) instead of dense (what ``torch.optim``'s
             Adam and TorchRec's unsharded collections have). The trainer turns it on.
-        before_lookup: called with the row numbers before they are gathered in training; an optimizer that defers
-            updates of untouched rows brings these rows up to date here.
+        optimizer: that of the rows, while they are trained.
     """
 
     def __init__(
@@ -62,14 +78,14 @@ class EmbeddingTable(nn.Module):
             raise ValueError(f"init says how {sum(part.rows for part in self.init)} rows start, there are {num_rows}")
         self.weight = nn.Parameter(huge_pages(torch.empty(num_rows, dim, device=device)))
         self.sparse_grad = False
-        self.before_lookup: Callable[[Tensor], None] | None = None
+        self.optimizer: RowOptimizer | None = None
         if not self.weight.is_meta:
             self.reset_parameters()
 
     def forward(self, rows: Tensor) -> Tensor:
         """rows int64 [...] -> float [..., dim]."""
-        if self.before_lookup is not None and self.training and torch.is_grad_enabled():
-            self.before_lookup(rows)
+        if self.optimizer is not None and self.training and torch.is_grad_enabled():
+            self.optimizer.before_lookup(rows)
         return F.embedding(rows, self.weight, sparse=self.sparse_grad)
 
     @torch.no_grad()
@@ -77,6 +93,74 @@ class EmbeddingTable(nn.Module):
         """Gives all rows their initial values anew."""
         for rows, part in zip(self.weight.split([part.rows for part in self.init]), self.init):
             part.fill(rows)
+
+    # -- rows between the steps of a training; where processes share the table, all make the same call ----------------
+
+    @torch.no_grad()
+    def current(self, rows: Tensor) -> Tensor:
+        """The values [N, dim] of rows int64 [N], up to date also where the optimizer defers what unused rows miss."""
+        distinct, inverse = torch.unique(rows, return_inverse=True)
+        return self._current(distinct).index_select(0, inverse)
+
+    @torch.no_grad()
+    def move(self, src: Tensor, dst: Tensor) -> None:
+        """Gives rows ``dst`` int64 [N], all distinct, what rows ``src`` int64 [N] have: values and optimizer state.
+
+        Training goes on as if they had always been there. The rows of ``src`` that are not in ``dst`` stay as they are.
+
+        Raises:
+            RuntimeError: between a lookup and the step of its gradient.
+        """
+        self._check_between_steps()
+        for values in self._row_arrays():
+            self._move(values, src, dst)
+
+    @torch.no_grad()
+    def reset(self, rows: Tensor) -> None:
+        """Makes distinct rows int64 [N] anew: initial values from new random numbers, the state of rows that begin now.
+
+        Raises:
+            RuntimeError: between a lookup and the step of its gradient.
+        """
+        self._check_between_steps()
+        self._write(rows, self._initial(rows))
+        if self.optimizer is not None:
+            self.optimizer.reset(self._own(rows))
+
+    def _check_between_steps(self) -> None:
+        if self.weight.grad is not None:
+            raise RuntimeError("rows cannot be moved or reset while a gradient waits for its step")
+
+    def _row_arrays(self) -> list[Tensor]:
+        return [self.weight.detach(), *(self.optimizer.row_state() if self.optimizer is not None else ())]
+
+    def _initial(self, rows: Tensor) -> Tensor:
+        """Initial values [N, dim] of rows [N]."""
+        values = self.weight.new_empty(len(rows), self.weight.shape[1])
+        end = 0
+        for part in self.init:
+            start, end = end, end + part.rows
+            here = ((rows >= start) & (rows < end)).nonzero().view(-1)
+            fresh = values.new_empty(len(here), values.shape[1])
+            part.fill(fresh)
+            values[here] = fresh
+        return values
+
+    def _current(self, rows: Tensor) -> Tensor:
+        return self.weight.detach()[rows] if self.optimizer is None else self.optimizer.current(rows)
+
+    def _move(self, values: Tensor, src: Tensor, dst: Tensor) -> None:
+        """``values[dst] = values[src]`` of an array with an entry for each of this process's rows."""
+        values.index_copy_(0, dst, values.index_select(0, src))
+
+    def _write(self, rows: Tensor, values: Tensor) -> None:
+        self.weight.index_copy_(0, rows, values)
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """Those of the rows that this process holds, as it numbers them."""
+        return rows
+
+    # -- all rows, and those of this process --------------------------------------------------------------------------
 
     def shard(self, values: Tensor) -> Tensor:
         """The entries of this process's rows, given a tensor with an entry for every row of the table."""

@@ -68,7 +68,7 @@ class Manifest(_Strict):
     embedding: Form
     rows: RawRows
     compact: dict[str, Any]
-    precision: str = Field(pattern="^(fp32|bf16)$")
+    precision: str = Field(pattern="^(fp32|tf32|bf16)$")
     checksums: dict[str, str]
 
 

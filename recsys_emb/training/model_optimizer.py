@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recsys_emb.config import TrainingConfig
+from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.tables import EmbeddingTable
 from recsys_emb.models.base import CTRModel
 from recsys_emb.training.optimizers import TABLE_OPTIMIZERS, TableOptimizer
@@ -16,36 +18,38 @@ from recsys_emb.training.optimizers import TABLE_OPTIMIZERS, TableOptimizer
 class ModelOptimizer:
     """Steps every parameter of a model once.
 
-    The backend's ``param_groups`` say by which factor the learning rate of its other parameters differs.
+    The learning rate of the backend's parameters, those in tables and others, differs by the factor that their
+    ``ParamGroup`` has and by the one that the config has for their role.
+
+    Raises:
+        ValueError: the backend's ``param_groups`` leave parameters out.
     """
 
     def __init__(self, model: CTRModel, config: TrainingConfig) -> None:
         tables = [m for m in model.modules() if isinstance(m, EmbeddingTable)]
+        scales = _scales(model.embedding.backend, config)
         in_tables = {id(t.weight) for t in tables}
-        scales = {id(p): g.lr_scale for g in model.embedding.backend.param_groups() for p in g.params}
-        groups: list[dict[str, object]] = []
-        by_scale: dict[float, list[nn.Parameter]] = {}
-        for p in model.parameters():
-            if id(p) not in in_tables:
-                by_scale.setdefault(scales.get(id(p), 1.0), []).append(p)
-        for scale, params in by_scale.items():
-            groups.append({"params": params, "scale": scale, "weight_decay": config.l2_dense})
+        others = [p for p in model.parameters() if id(p) not in in_tables]
+        groups = _by_scale(others, scales, config.l2_dense)
         self.tables: list[TableOptimizer] = []
         if config.embedding_optimizer == "dense_adam":
-            weights = [t.weight for t in tables]
-            groups.append({"params": weights, "scale": 1.0, "weight_decay": config.l2_embedding})
+            groups += _by_scale([t.weight for t in tables], scales, config.l2_embedding)
         else:
             cls = TABLE_OPTIMIZERS[config.embedding_optimizer]
             self.tables = [cls(t, config.learning_rate, config.l2_embedding) for t in tables]
+        self._table_scales = [scales.get(id(t.weight), 1.0) for t in tables]
         self._max_norm = config.max_grad_norm
-        self._clipped = [p for params in by_scale.values() for p in params]
+        self._clipped = others
         self.dense = torch.optim.Adam(groups, lr=config.learning_rate, fused=True) if groups else None
+        if self.dense and not self.tables:
+            for table in tables:
+                table.optimizer = _DenseRows(table, self.dense)
         self.set_learning_rate(config.learning_rate)
 
     def set_learning_rate(self, lr: float) -> None:
         """The rate of the next step; rows that skipped steps are caught up at the rates of those."""
-        for table in self.tables:
-            table.lr = lr
+        for table, scale in zip(self.tables, self._table_scales):
+            table.lr = lr * scale
         for group in self.dense.param_groups if self.dense else ():
             group["lr"] = lr * group["scale"]
 
@@ -111,3 +115,44 @@ class ModelOptimizer:
 
     def state_bytes(self) -> int:
         return sum(t.state_bytes() for t in self.tables) + sum(v.nbytes for v in self._dense_state().values())
+
+
+class _DenseRows:
+    """The rows of a table that ``torch.optim.Adam`` trains, all at every step. See ``RowOptimizer``."""
+
+    def __init__(self, table: EmbeddingTable, adam: torch.optim.Adam) -> None:
+        self.weight, self.adam = table.weight, adam
+
+    def before_lookup(self, rows: Tensor) -> None:
+        pass
+
+    def current(self, rows: Tensor) -> Tensor:
+        return self.weight.detach().index_select(0, rows)
+
+    def row_state(self) -> list[Tensor]:
+        return [s for s in self.adam.state[self.weight].values() if s.shape == self.weight.shape]
+
+    def reset(self, rows: Tensor) -> None:
+        for state in self.row_state():
+            state.index_fill_(0, rows, 0)
+
+
+def _scales(backend: EmbeddingBackend[Any], config: TrainingConfig) -> dict[int, float]:
+    """By which factor the learning rate of each of the backend's parameters differs, by the parameter's id()."""
+    scales = {
+        id(p): group.lr_scale * config.lr_scales.get(group.role, 1.0)
+        for group in backend.param_groups()
+        for p in group.params
+    }
+    left_out = [name for name, p in backend.named_parameters() if id(p) not in scales]
+    if left_out:
+        raise ValueError(f"{backend.name}: param_groups() leaves out {', '.join(left_out)}")
+    return scales
+
+
+def _by_scale(params: list[nn.Parameter], scales: Mapping[int, float], l2: float) -> list[dict[str, Any]]:
+    """Groups of ``torch.optim.Adam``, one for each factor on the learning rate."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for p in params:
+        found.setdefault(scales.get(id(p), 1.0), []).append(p)
+    return [{"params": params, "scale": scale, "weight_decay": l2} for scale, params in found.items()]

@@ -1,7 +1,7 @@
 """Optimizers of embedding tables whose cost follows the batch: only rows that were looked up are touched.
 
-Each works on an EmbeddingTable's sparse gradient. ``prepare`` runs before the forward gathers rows, ``step`` after
-the backward. R rows, D columns, U distinct rows of a batch.
+Each works on an EmbeddingTable's sparse gradient. ``before_lookup`` runs before the forward gathers rows, ``step``
+after the backward. R rows, D columns, U distinct rows of a batch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TableOptimizer(ABC):
         self.steps = 0
         self._looked: list[DistinctRows] = []
         table.sparse_grad = True
-        table.before_lookup = self._prepare
+        table.optimizer = self
 
     def zeros(self, *columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """State of every row of the table, [R, *columns]."""
@@ -56,7 +56,7 @@ class TableOptimizer(ABC):
         return huge_pages(torch.empty(rows, *columns, dtype=dtype, device=device)).zero_()
 
     @torch.no_grad()
-    def _prepare(self, rows: Tensor) -> None:
+    def before_lookup(self, rows: Tensor) -> None:
         self._looked.append(self.prepare(rows.reshape(-1)))
 
     def prepare(self, rows: Tensor) -> DistinctRows:
@@ -93,8 +93,15 @@ class TableOptimizer(ABC):
         """Brings every row up to date, as whoever reads the weights needs them."""
 
     def current(self, rows: Tensor) -> Tensor:
-        """The up-to-date values [N, D] of rows int64 [N], which stay as they are."""
         return self.table.weight.detach().index_select(0, rows)
+
+    def row_state(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self.state_names]
+
+    @torch.no_grad()
+    def reset(self, rows: Tensor) -> None:
+        for state in self.row_state():
+            state.index_fill_(0, rows, 0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the whole table to save; the step count is kept by the caller."""
@@ -112,7 +119,7 @@ class TableOptimizer(ABC):
     @property
     def row_bytes(self) -> int:
         """State of one row."""
-        return sum(getattr(self, name)[:1].nbytes for name in self.state_names)
+        return sum(state[:1].nbytes for state in self.row_state())
 
     def state_bytes(self) -> int:
         """State of the rows that this process holds, and what belongs to no row."""
@@ -191,6 +198,11 @@ class CatchUpAdam(TableOptimizer):
             if len(stale):
                 self._catch_up(stale + start, last.index_select(0, stale))
                 last.fill_(self.steps)
+
+    @torch.no_grad()
+    def reset(self, rows: Tensor) -> None:
+        super().reset(rows)
+        self.last_step.index_fill_(0, rows, self.steps)  # it missed nothing
 
     @torch.no_grad()
     def current(self, rows: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class Scorer:
         model: scored in eval mode, in whatever form its backend has when called.
         valid: the validation split.
         rows: about so many of them, in batches spread evenly over the split and kept in memory; None for all.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``tf32`` or ``bf16``.
     """
 
     def __init__(self, task: Task, model: CTRModel, valid: BatchLoader, rows: int | None, precision: str) -> None:

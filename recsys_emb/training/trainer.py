@@ -73,7 +73,7 @@ class Trainer:
         config: the training section.
         train, valid: the splits; the test split is never given.
         checkpoints: where the stage's checkpoints go; the newest is continued.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``tf32`` or ``bf16``.
         world: the processes that train together, each on its part of every batch.
         stop: looked at after every step and between the batches of an evaluation.
 
@@ -205,6 +205,7 @@ class Trainer:
         p.step += 1
         p.batch += 1
         if p.batch == len(self.train):
+            self.optimizer.catch_up()
             self.backend.after_epoch(p.epoch)
             p.epoch += 1
             p.batch = 0

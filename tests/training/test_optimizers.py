@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys_emb.embeddings.tables import EmbeddingTable
+from recsys_emb.embeddings.tables import EmbeddingTable, RowInit
 from recsys_emb.native import adam as native
 from recsys_emb.training.optimizers import SGD, CatchUpAdam, RowwiseAdagrad, TableOptimizer
 
@@ -152,3 +152,79 @@ def test_evaluation_does_not_prepare_an_update() -> None:
     with torch.no_grad():
         table(torch.tensor([2]))
     assert optimizer._looked == []
+
+
+# -- rows that move or are made anew ----------------------------------------------------------------------------------
+
+OPTIMIZERS = [SGD, RowwiseAdagrad, CatchUpAdam]
+
+
+def rows_of_steps(steps: int, rows: int) -> list[Tensor]:
+    g = torch.Generator().manual_seed(5)
+    return [torch.randint(rows, (4,), generator=g) for _ in range(steps)]
+
+
+def pull(table: EmbeddingTable, optimizer: TableOptimizer, rows: Tensor, names: Tensor) -> None:
+    """A step on ``rows``, whose gradients depend on the rows' ``names``."""
+    (table(rows) * torch.sin(names[:, None] + torch.arange(4))).sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS)
+def test_a_row_that_moves_trains_on_as_if_it_had_always_been_there(cls: type[TableOptimizer]) -> None:
+    """Against a table whose rows were permuted from the start; rows lag behind when they move."""
+    place = torch.tensor([3, 1, 4, 0, 2, 5])  # where each row goes; 1 and 5 stay
+    moved, permuted = make_table(6, 4), make_table(6, 4)
+    permuted.weight.data[place] = moved.weight.data.clone()
+    a, b = cls(moved, 0.1, 1e-2), cls(permuted, 0.1, 1e-2)
+    for step, names in enumerate(rows_of_steps(40, 6)):
+        if step == 20:
+            there = (place != torch.arange(6)).nonzero().view(-1)
+            moved.move(there, place[there])
+        pull(moved, a, names if step < 20 else place[names], names)
+        pull(permuted, b, place[names], names)
+    for optimizer in (a, b):
+        optimizer.catch_up()
+    torch.testing.assert_close(moved.weight, permuted.weight, rtol=0, atol=0)
+    for mine, theirs in zip(a.row_state(), b.row_state()):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS)
+def test_a_copy_of_a_row_leaves_the_row_as_it_is(cls: type[TableOptimizer]) -> None:
+    table = make_table(6, 4)
+    optimizer = cls(table, 0.1, 1e-2)
+    for names in rows_of_steps(20, 6):
+        pull(table, optimizer, names, names)
+    table.move(torch.tensor([2, 2]), torch.tensor([0, 5]))
+    for array in (table.weight.detach(), *optimizer.row_state()):
+        assert torch.equal(array[0], array[2])
+        assert torch.equal(array[5], array[2])
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS)
+def test_a_row_made_anew_has_its_initial_values_and_no_past(cls: type[TableOptimizer]) -> None:
+    table = EmbeddingTable(6, 4, [RowInit(2, 1e-3), RowInit(4, 1.0, lambda rows: rows.fill_(7))])
+    optimizer = cls(table, 0.1, 1e-2)
+    for names in rows_of_steps(20, 6):
+        pull(table, optimizer, names, names)
+    others = table.current(torch.tensor([1, 2, 4]))
+    table.reset(torch.tensor([5, 0, 3]))
+    assert table.weight[0].detach().abs().max() <= 3**0.5 * 1e-3
+    assert table.current(torch.tensor([3, 5])).tolist() == [[7.0] * 4] * 2  # no step missed
+    torch.testing.assert_close(table.current(torch.tensor([1, 2, 4])), others, rtol=0, atol=0)
+    if cls is CatchUpAdam:
+        assert not optimizer.exp_avg[[0, 3, 5]].any()
+        assert not optimizer.exp_avg_sq[[0, 3, 5]].any()
+    # It trains on as a row of the same values would that was never looked up before.
+    pull(table, optimizer, torch.tensor([3]), torch.tensor([3]))
+    assert (table.weight[3] != 7).any()
+
+
+def test_rows_stay_while_a_gradient_waits() -> None:
+    table = make_table(6, 4)
+    CatchUpAdam(table, 0.1, 1e-2)
+    table(torch.tensor([1])).sum().backward()
+    for change in (lambda: table.move(torch.tensor([0]), torch.tensor([1])), lambda: table.reset(torch.tensor([0]))):
+        with pytest.raises(RuntimeError, match="while a gradient waits for its step"):
+            change()

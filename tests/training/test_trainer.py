@@ -106,7 +106,7 @@ def test_dense_adam_mode_is_torchs_adam(prepared: Path, tmp_path: Path) -> None:
     rest = [p for n, p in twin.named_parameters() if "table" not in n]
     for module in twin.modules():
         if hasattr(module, "sparse_grad"):
-            module.sparse_grad, module.before_lookup = False, None
+            module.sparse_grad, module.optimizer = False, None
     adam = torch.optim.Adam([{"params": rest}, {"params": table, "weight_decay": 1e-2}], lr=0.01)
     for i, batch in enumerate(trainer.train):
         if i == 3:
