@@ -33,6 +33,14 @@ def test_a_bad_name_is_refused(name: str) -> None:
         make().register(name)
 
 
+def test_an_unlisted_entry_is_found_by_its_name_alone() -> None:
+    registry = make()
+    found = type("Found", (), {})
+    registry.register("found", listed=False)(found)
+    assert "found" not in registry.names()
+    assert registry.get("found") is found
+
+
 def test_the_names_that_configs_use_are_there() -> None:
     assert {"lr", "fm", "wide_deep", "deepfm", "dcnv2", "dlrm", "autoint", "autoint_plus", "din"} <= set(
         model_registry.names()

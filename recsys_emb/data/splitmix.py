@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 GOLDEN = 0x9E3779B97F4A7C15
+MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""Of the finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014)."""
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """Mixes each element of ``x`` (uint64) in place and returns it (Steele, Lea and Flood 2014, the finaliser)."""
+    """Mixes each element of ``x`` (uint64) in place and returns it: the finaliser."""
     t = x >> np.uint64(30)
     x ^= t
-    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x *= np.uint64(MULTIPLIERS[0])
     x ^= np.right_shift(x, np.uint64(27), out=t)
-    x *= np.uint64(0x94D049BB133111EB)
+    x *= np.uint64(MULTIPLIERS[1])
     x ^= np.right_shift(x, np.uint64(31), out=t)
     return x
 

@@ -88,7 +88,6 @@ class StorageItem:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    role: str = "weight"
 
     @property
     def nbytes(self) -> int:

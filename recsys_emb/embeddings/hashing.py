@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # Steele et al., "Fast splittable pseudorandom number generators"
+from recsys_emb.data.splitmix import GOLDEN, MULTIPLIERS
+
 _MASK = (1 << 64) - 1
 MAX_ROWS = 1 << 31
 """Largest M: products with a 32-bit half stay within int64."""
@@ -28,15 +28,15 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 def mix(x: Tensor) -> Tensor:
     """splitmix64's finalizer, a bijection of 64-bit words. int64 [...] -> int64 [...]."""
-    x = (x ^ _shift(x, 30)) * _signed(_M1)
-    x = (x ^ _shift(x, 27)) * _signed(_M2)
+    x = (x ^ _shift(x, 30)) * _signed(MULTIPLIERS[0])
+    x = (x ^ _shift(x, 27)) * _signed(MULTIPLIERS[1])
     return x ^ _shift(x, 31)
 
 
 def seeds(count: int, seed: int = 0) -> Tensor:
     """``count`` seeds of independent hash functions, int64 [count]; the same for the same ``seed``."""
-    start = mix(torch.tensor([_signed(seed * _GOLDEN + 1)]))
-    return mix(start + torch.arange(1, count + 1) * _signed(_GOLDEN))
+    start = mix(torch.tensor([_signed(seed * GOLDEN + 1)]))
+    return mix(start + torch.arange(1, count + 1) * _signed(GOLDEN))
 
 
 def hash_ids(ids: Tensor, rows: Tensor | int, seed: Tensor | int) -> Tensor:

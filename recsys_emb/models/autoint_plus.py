@@ -17,7 +17,11 @@ class AutoIntPlusConfig(AutoIntConfig, DeepConfig):
 
 @register("autoint_plus")
 class AutoIntPlus(AutoInt):
-    """AutoInt+ (Song et al. 2019, section 5.5): AutoInt and a deep network on the same vectors, added."""
+    """AutoInt+ (Song et al. 2019, section 5.5): AutoInt and a deep network, added.
+
+    Both see the same vectors of categorical fields. Dense features go to AutoInt as vectors of its own, as section 4.3
+    has it, and to the deep network as the numbers that they are, as in the other models here.
+    """
 
     summary = "AutoInt beside a deep network"
 

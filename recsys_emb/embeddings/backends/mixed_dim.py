@@ -16,19 +16,19 @@ from torch import Tensor
 from recsys_emb.embeddings.base import GroupSpec, Stats, register
 from recsys_emb.embeddings.composed import (
     ComposedBackend,
+    OwnRows,
     Project,
     SizedConfig,
     check_length,
     parts_by_width,
     projected_floats,
     size_error,
+    starts_of,
     unsort,
     useful_width,
 )
 from recsys_emb.embeddings.counts import per_id, tally
 from recsys_emb.errors import SettingError
-
-_NEVER = 2**63 - 1  # above every id
 
 
 class MixedDimConfig(SizedConfig):
@@ -88,49 +88,40 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
         stds = [spec.tables[t].init_std for t, _, _ in self.blocks]
         sizes = [end - begin for _, begin, end in self.blocks]
         self.parts = parts_by_width(sizes, widths, stds, spec.embedding_dim, device)
-        # Blocks are numbered table by table, except in a lookup, where those of one width come together.
-        order = torch.tensor([b for part in self._parts() for b in part.tables])
-        self.numbers = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-        self.begins = torch.tensor([begin for _, begin, _ in self.blocks])[order]
-        # Per table: its first block, and where its next ones begin, padded.
-        most = max(len(s) for s in starts)
-        self.bounds = torch.tensor([[*s[1:], *[_NEVER] * (most - len(s))] for s in starts]).view(len(starts), most - 1)
-        per_table = torch.tensor([len(s) for s in starts])
-        self.first_block = per_table.cumsum(0) - per_table
+        self.rows_of = OwnRows([t.num_embeddings for t in spec.tables])
+        self.block_starts = starts_of(sizes)  # among the ids of all tables, of which blocks are consecutive ranges
 
     def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         if len(self.blocks) == len(self.spec.tables):
             return super().lookup(ids, counts)
-        block = per_id(self.first_block, counts, ids)
-        for bound in self.bounds.unbind(1):
-            block = block + (ids >= per_id(bound, counts, ids))
+        places = self.rows_of(ids, counts)
+        block = torch.bucketize(places, self.block_starts[1:].to(ids.device), right=True)
         if self.device.type == "meta" or torch.compiler.is_compiling():
-            return self._by_every_part(ids, block)
+            return self._by_every_part(places, block)
         small = torch.uint8 if len(self.blocks) < 256 else torch.int32  # sorts faster
-        number = self.numbers.to(ids.device, small).index_select(0, block)
-        order = number.argsort(stable=True)
-        block_counts = tally(number, len(self.blocks))
-        inside = ids.index_select(0, order) - per_id(self.begins, block_counts, ids)
-        return unsort(torch.cat(self.embed(inside, block_counts)), order)
+        order = block.to(small).argsort(stable=True)
+        block_counts = tally(block, len(self.blocks))
+        inside = places.index_select(0, order) - per_id(self.block_starts, block_counts, ids)
+        return unsort(super().lookup(inside, block_counts), order)
 
-    def _by_every_part(self, ids: Tensor, block: Tensor) -> Tensor:
-        """The vectors of ids [n] in these blocks [n], float [n, D], by the same steps whatever the ids are.
+    def _by_every_part(self, places: Tensor, block: Tensor) -> Tensor:
+        """The vectors of places [n] in these blocks [n], float [n, D], by the same steps whatever the ids are.
 
-        Every part looks all ids up, those of other parts as its row 0, and the part of an id's block is taken.
+        Every part looks all of them up, those of other parts as its row 0, and the part of an id's block is taken.
         """
-        out = ids.new_zeros([ids.shape[0], self.spec.embedding_dim], dtype=torch.float32)
+        out = places.new_zeros([places.shape[0], self.spec.embedding_dim], dtype=torch.float32)
         for part in self._parts():
-            rows = torch.tensor([end - begin for _, begin, end in (self.blocks[b] for b in part.tables)])
-            shift = torch.zeros(len(self.blocks), dtype=torch.int64)  # from an id to its row
-            shift[part.tables] = rows.cumsum(0) - rows - torch.tensor([self.blocks[b][1] for b in part.tables])
+            rows = [end - begin for _, begin, end in (self.blocks[b] for b in part.tables)]
+            shift = torch.zeros(len(self.blocks), dtype=torch.int64)  # from a place to its row
+            shift[part.tables] = starts_of(rows) - self.block_starts[part.tables]
             number = torch.full([len(self.blocks)], -1)
             number[part.tables] = torch.arange(len(part.tables))
-            place = number.to(ids.device).index_select(0, block)
-            mine = place >= 0
-            row = torch.where(mine, ids + shift.to(ids.device).index_select(0, block), 0)
+            number = number.to(block.device).index_select(0, block)
+            mine = number >= 0
+            row = torch.where(mine, places + shift.to(block.device).index_select(0, block), 0)
             vectors = part.table(row)
             if isinstance(part.combine, Project):
-                weight = part.combine.weight.index_select(0, place.clamp(min=0))  # [n, W, D]
+                weight = part.combine.weight.index_select(0, number.clamp(min=0))  # [n, W, D]
                 vectors = (vectors[:, None, :] @ weight).squeeze(1)
             out = torch.where(mine[:, None], vectors, out)
         return out

@@ -8,22 +8,24 @@ A row x [D] is stored as codes q in 0..L, L = 2^b - 1, and gives x' = scale * q 
 
 (Khudia et al., "FBGEMM: Enabling High-Performance Low-Precision Deep Learning Inference", 2021, and the fused
 row-wise tables of that library, whose formulas the affine form shares.)
-Scale and bias are rounded to their stored type before q is computed, so |x' - x| <= scale / 2 inside the range.
+Scale and bias are rounded to their stored type before q is computed, so |x' - x| <= scale / 2 for every x from bias to
+bias + L scale. A row's ends may lie outside: rounding to fp16 moves scale and bias by up to 2^-11 of themselves, or
+2^-25 where they are below 2^-14, so an end may be missed by L (2^-11 scale + 2^-25) + 2^-11 |bias| + 2^-25 more. A
+scale below 2^-25 becomes 0 in fp16: the row is its bias.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
-from recsys_emb.embeddings.composed import OwnRows
-from recsys_emb.embeddings.posttraining.base import PostTraining, all_rows
+from recsys_emb.embeddings.base import BackendConfig, GroupSpec
+from recsys_emb.embeddings.posttraining._by_row import ByRow
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -39,7 +41,7 @@ class AffineConfig(BackendConfig):
     scales: Literal["fp32", "fp16"]
 
 
-class AffineRows(PostTraining[AffineConfig]):
+class AffineRows(ByRow[AffineConfig]):
     """Quantised rows: N (D b / 8 + scale and bias) bytes; D is filled up to whole bytes."""
 
     bits: ClassVar[int]
@@ -48,7 +50,6 @@ class AffineRows(PostTraining[AffineConfig]):
 
     def __init__(self, spec: GroupSpec, config: AffineConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
-        self.rows_of = OwnRows([t.num_embeddings for t in spec.tables])
         n = spec.num_embeddings
         width = -(-spec.embedding_dim * self.bits // 8)
         dtype = DTYPES[config.scales]
@@ -82,31 +83,14 @@ class AffineRows(PostTraining[AffineConfig]):
         """Shares of a row's range to try; the one of least squared error is taken."""
         return (1.0,)
 
-    @classmethod
-    def fit(
-        cls,
-        trained: EmbeddingBackend[Any],
-        config: AffineConfig,
-        budget: int | None = None,
-        stats: Stats | None = None,
-    ) -> Self:
-        spec = trained.spec
-        made = cls(spec, config, trained.device)
-        for _, place, rows in all_rows(trained):
-            codes, scale, bias = quantise(
-                rows, cls.bits, config.range == "symmetric", DTYPES[config.scales], cls.clips(config)
-            )
-            made.codes[place] = cls.pack(codes)
-            made.scale[place] = scale
-            if config.range == "affine":
-                made.array("bias")[place] = bias
-        return made
-
-    def describe(self) -> list[FieldReport]:
-        dim = self.spec.embedding_dim
-        row = sum(item.nbytes for item in self.storage()) // self.spec.num_embeddings
-        sizes = [(t.name, t.num_embeddings) for t in self.spec.tables]
-        return [FieldReport(name, n, n, dim, row * n, self.name) for name, n in sizes]
+    def store(self, place: slice, rows: Tensor) -> None:
+        config = self.config
+        symmetric, dtype = config.range == "symmetric", DTYPES[config.scales]
+        codes, scale, bias = quantise(rows, self.bits, symmetric, dtype, self.clips(config))
+        self.codes[place] = self.pack(codes)
+        self.scale[place] = scale
+        if not symmetric:
+            self.array("bias")[place] = bias
 
 
 def quantise(

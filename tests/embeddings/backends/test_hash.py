@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from recsys_emb.embeddings.backends.hash import HashBackend, HashConfig
 from recsys_emb.embeddings.backends.multi_hash import MultiHashBackend, MultiHashConfig
 from recsys_emb.embeddings.backends.unified import UnifiedBackend, UnifiedConfig
 from recsys_emb.embeddings.base import GroupSpec, TableSpec
+from recsys_emb.embeddings.budget import min_bytes, plan_backend
 from recsys_emb.embeddings.hashing import hash_ids, seeds
 
 SPEC = GroupSpec((TableSpec("a", 3000), TableSpec("b", 20), TableSpec("c", 500)), 6)
@@ -62,6 +64,26 @@ def test_importance_weights_scale_each_probe() -> None:
     torch.testing.assert_close(after[7], 2 * weight[rows[0]] - weight[rows[1]])
     assert torch.equal(after[8:], before[8:])
     assert sum(line.bytes for line in backend.describe() if line.table == "c") == 4 * (50 * 6 + 500 * 2)
+
+
+@pytest.mark.parametrize("backend", ["hash", "multi_hash"])
+@pytest.mark.parametrize("ratio", [0.7, 0.31, 0.1, 0.02])
+def test_less_than_a_row_of_a_budget_is_left(backend: str, ratio: float) -> None:
+    budget = int(ratio * SPEC.full_bytes)
+    cls, config = plan_backend(backend, SPEC, budget)
+    assert budget - 4 * 6 < cls(SPEC, config).serving_bytes() <= budget
+
+
+def test_importance_weights_are_learned_where_they_take_half_of_the_budget_or_less() -> None:
+    weights = 4 * 2 * SPEC.num_embeddings
+    for budget, expected in ((2 * weights, True), (2 * weights - 1, False)):
+        _, config = plan_backend("multi_hash", SPEC, budget)
+        assert config.importance is expected
+    least = min_bytes("multi_hash", SPEC)
+    assert least == min_bytes("multi_hash", SPEC, options={"importance": False}) == 4 * 6 * 3
+    assert plan_backend("multi_hash", SPEC, least)[1].rows == (1, 1, 1)
+    hashed = GroupSpec((TableSpec("a", 2**63 - 1, hashed=True),), 6)
+    assert plan_backend("multi_hash", hashed, 10_000)[1].importance is False
 
 
 def test_unified_probes_one_table_with_each_fields_own_hashes() -> None:

@@ -198,14 +198,21 @@ def test_int8_is_fbgemms() -> None:
 
 @pytest.mark.parametrize(("name", "bits"), [("int8", 8), ("int4", 4)])
 @pytest.mark.parametrize("scales", ["fp32", "fp16"])
-def test_affine_rows_are_within_half_a_step(name: str, bits: int, scales: str) -> None:
-    before = torch.cat(rows_of(trained()))
+@pytest.mark.parametrize("size", [1.0, 1e-4, 1e-6])  # of the values: scales above and below the least normal fp16
+def test_affine_rows_are_within_half_a_step(name: str, bits: int, scales: str, size: float) -> None:
+    backend, most = trained(), 2**bits - 1
+    with torch.no_grad():
+        backend.table.weight.mul_(size)
+    before = torch.cat(rows_of(backend)).double()
     options = {"scales": scales} | ({"clip_search": False} if bits == 4 else {})
-    after = torch.cat(rows_of(compress(trained(), name, options=options)))
-    step = (before.amax(1) - before.amin(1)) / (2**bits - 1)
-    # fp16: a scale that is too small by 2^-11, or below 2^-14 by 2^-25, cuts off the top of the range.
-    cut = 2**bits * (step * 2**-11 + 2**-25) if scales == "fp16" else 0
-    assert ((after - before).abs().amax(1) <= 1.01 * step / 2 + cut + 1e-7).all()
+    after = torch.cat(rows_of(compress(backend, name, options=options))).double()
+    low = before.amin(1).abs()
+    step = (before.amax(1) - before.amin(1)) / most
+    error, tiny = (2**-11, 2**-25) if scales == "fp16" else (2**-24, 0)  # of rounding to the type of the scales
+    scale = step * (1 + error) + tiny
+    bound = scale / 2 + most * (scale * error + tiny) + low * error + tiny
+    # The sums in float32 have errors of their own; at fp32's range there is little else.
+    assert ((after - before).abs().amax(1) <= 1.001 * bound + 2**-22 * before.abs().amax(1)).all()
 
 
 def test_symmetric_codes_by_hand() -> None:
@@ -248,6 +255,16 @@ def test_searching_the_range_lowers_the_error_of_int4() -> None:
 def test_fp16_is_torchs_half() -> None:
     expected = torch.cat(rows_of(trained())).half().float()
     assert torch.equal(torch.cat(rows_of(compress(trained(), "fp16"))), expected)
+
+
+@pytest.mark.parametrize("size", [1.0, 2**-14, 2**-20, 2**-30])
+def test_fp16_errors_are_relative_down_to_the_least_normal_number(size: float) -> None:
+    backend = trained()
+    with torch.no_grad():
+        backend.table.weight.mul_(size)
+    before, after = (torch.cat(rows_of(b)).double() for b in (backend, compress(backend, "fp16")))
+    bound = torch.where(before.abs() >= 2**-14, before.abs() * 2**-11, 2**-25)
+    assert ((after - before).abs() <= bound).all()
 
 
 def test_fp16_of_values_beyond_its_range_stays_finite() -> None:
