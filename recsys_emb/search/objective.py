@@ -125,6 +125,8 @@ def planned_bytes(search: Search, config: RunConfig) -> int:
     try:
         size = plan(config, search.dataset).build("meta").serving_bytes()
     except BudgetTooSmall as error:
+        if budget is not None and error.min_bytes > budget:
+            raise _too_large(error.min_bytes, budget) from None
         raise _infeasible(error, error.min_bytes, budget) from None
     except UserError as error:
         try:

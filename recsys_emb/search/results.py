@@ -21,6 +21,8 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import write_json, write_text
 from recsys_emb.report import run_page, search_page
 from recsys_emb.search.config import Search
+from recsys_emb.search.naming import drawn as drawn_in_words
+from recsys_emb.search.naming import method_of
 from recsys_emb.search.objective import (
     BASELINE,
     CANDIDATE,
@@ -59,10 +61,15 @@ _SCHEMA = {
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial or a baseline as the result shows it, see ``trials.parquet``; its main metric has that metric's key."""
+    """A trial or a baseline as the result shows it, see ``trials.parquet``; its main metric has that metric's key.
+
+    ``method`` and ``settings`` say in words what it was (naming.py).
+    """
 
     row: dict[str, Any]
     config: RunConfig | None
+    method: str = ""
+    settings: str = ""
 
     @property
     def name(self) -> str:
@@ -110,7 +117,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         **search.config.model_dump(mode="json", include={"mode", "scoring", "sampler", "pruner", "seed"}),
         "task": search.task.name,
         "dataset": search.dataset.name,
-        "model": search.base.model.name,
+        "models": _models(search),
         "budget_bytes": search.budget,
         "full_bytes": search.full_bytes,
         "states": states(drawn),
@@ -150,7 +157,17 @@ def _finished(search: Search, out: Path, trial: FrozenTrial, number: int | None,
     main = search.task.main
     last = trial.intermediate_values.get(trial.last_step or -1)  # of one that was pruned
     row["score" if scored else main.key] = attrs.get(main.key, None if last is None else main.score(last))
-    return Finished(row, config)
+    return Finished(row, config, *_in_words(search, trial, retrained))
+
+
+def _in_words(search: Search, trial: FrozenTrial, retrained: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The method of a trial, and its settings: what was drawn, and where it is not the base's the width of all."""
+    config = trial.user_attrs.get(CONFIG)
+    if config is None:
+        return "", drawn_in_words(trial.params)
+    dim = config["model"]["embedding_dim"]
+    own = {} if dim == search.base.model.embedding_dim else {"model.embedding_dim": dim}
+    return method_of(config), drawn_in_words(own | dict(retrained or trial.params))
 
 
 def _run(out: Path, attrs: Mapping[str, Any]) -> str | None:
@@ -270,6 +287,8 @@ def _entry(search: Search, finished: Finished, reports: Mapping[str, Mapping[str
     report, row, main = reports.get(finished.name), finished.row, search.task.main
     return {
         "name": finished.name,
+        "method": finished.method,
+        "settings": finished.settings,
         "number": row["number"],
         "baseline": row["enqueued"],
         "state": row["state"],
@@ -281,8 +300,14 @@ def _entry(search: Search, finished: Finished, reports: Mapping[str, Mapping[str
     }
 
 
+def _models(search: Search) -> list[str]:
+    """The names of the models that are searched, or of the one that is not."""
+    searched = next((p for p in search.space.params if ("model", "name") in p.paths), None)
+    return [search.base.model.name] if searched is None else [str(name) for name in searched.choices]
+
+
 def _params(finished: Finished) -> dict[str, Any]:
-    return {k.removeprefix("param:"): v for k, v in finished.row.items() if k.startswith("param:")}
+    return {k.removeprefix("param:"): v for k, v in finished.row.items() if k.startswith("param:") and v is not None}
 
 
 def _widths(search: Search, finished: Finished) -> dict[str, int] | None:
