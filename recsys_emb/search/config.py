@@ -52,8 +52,8 @@ class SearchConfig(BaseModel):
     narrow: float = Field(
         0.0005,
         ge=0,
-        description="supernet: a table of the best scored trials is left out where the score then falls by no more "
-        "than by chance, nor by more than this",
+        description="supernet: tables of the best scored trials are left out where the score then falls by no more "
+        "than by chance, nor by more than this, with all of them too",
     )
     tolerance: float = Field(
         0.001, ge=0, description="pareto: the winner is the smallest table within this much of the best AUC"
