@@ -34,7 +34,9 @@ from recsys_emb.search.objective import (
     OUT,
     OUTCOME,
     RUN,
+    SEED_OF,
 )
+from recsys_emb.search.seeds import Rival, lead
 from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import group_of, train
@@ -76,7 +78,7 @@ class Finished:
         return self.row["enqueued"] or f"trial {self.row['number']}"
 
 
-def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) -> dict[str, Any]:
+def finish(search: Search, out: Path, study: Study, outside: Study, asked: int, seeds: int) -> dict[str, Any]:
     """Writes ``trials.parquet``, ``best.yaml``, ``search.json`` and ``report.html`` and looks at the test split.
 
     Args:
@@ -85,6 +87,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         study: of the trials that were drawn.
         outside: of baselines that the space does not reach, and of retrained candidates.
         asked: how many trials were wanted.
+        seeds: how many seeds the best trial and the best baseline were to be trained from.
 
     Returns:
         what ``search.json`` holds.
@@ -92,11 +95,8 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
     Raises:
         UserError: no trial is complete, so there is nothing to choose from; ``trials.parquet`` says why.
     """
-    scored = search.config.scoring == "supernet"
-    drawn = [_finished(search, out, t, t.number, scored) for t in _ended(study)]
-    trained = [_finished(search, out, t, t.user_attrs.get(CANDIDATE)) for t in _ended(outside)]
-    trained += [] if scored else drawn
-    main = search.task.main
+    scored, main = search.config.scoring == "supernet", search.task.main
+    drawn, trained = collected(search, out, study, outside)
     _mark_front(trained, main)
     if scored:
         write_parquet(drawn, out / "candidates.parquet", main)
@@ -107,7 +107,9 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         write_parquet(trained, out / "trials.parquet", main)
     assert winner.config is not None
     write_text(out / "best.yaml", dump_config(winner.config))
-    tested = [f for f in trained if f is winner or (f.row["enqueued"] and f.row["state"] == COMPLETE)]
+    rivals = best_of_each(search, trained)
+    shown = {winner.name, *(rival.name for rival in rivals or ())}
+    tested = [f for f in trained if f.name in shown or (f.row["enqueued"] and f.row["state"] == COMPLETE)]
     reports = {f.name: train(_config(f), out / f.row["run"], Silent(), resume=True) for f in tested}
     for f in tested:
         run_page(out / f.row["run"])
@@ -126,6 +128,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         "failure": next((f.row["message"] for f in drawn if f.row["state"] == FAILED), None),
         "winner": _entry(search, winner, reports) | {"params": _params(winner), "widths": _widths(search, winner)},
         "baselines": [_entry(search, f, reports) for f in trained if f.row["enqueued"]],
+        "lead": None if rivals is None else lead(out, outside, *rivals, main, seeds),
         "tolerance": search.config.tolerance,
         "front": [_entry(search, f, reports) for f in sorted(front, key=lambda f: f.row["serving_bytes"])],
         "hypervolume": hypervolume(trained, search) if search.config.mode == "pareto" else None,
@@ -137,8 +140,17 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
     return summary
 
 
+def collected(search: Search, out: Path, study: Study, outside: Study) -> tuple[list[Finished], list[Finished]]:
+    """What was drawn, and all that was trained from the base's seed."""
+    scored = search.config.scoring == "supernet"
+    drawn = [_finished(search, out, t, t.number, scored) for t in _ended(study)]
+    trained = [_finished(search, out, t, t.user_attrs.get(CANDIDATE)) for t in _ended(outside)]
+    return drawn, trained if scored else trained + drawn
+
+
 def _ended(study: Study) -> list[FrozenTrial]:
-    return [t for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
+    ended = (t for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs)
+    return [t for t in ended if SEED_OF not in t.user_attrs]
 
 
 def _finished(search: Search, out: Path, trial: FrozenTrial, number: int | None, scored: bool = False) -> Finished:
@@ -199,6 +211,16 @@ def choose(search: Search, trained: Sequence[Finished]) -> Finished:
         return best
     near = [f for f in complete if _score(f.row, main) >= _score(best.row, main) - search.config.tolerance]
     return min(near, key=lambda f: (f.row["serving_bytes"], -_score(f.row, main)))
+
+
+def best_of_each(search: Search, trained: Sequence[Finished]) -> tuple[Rival, Rival] | None:
+    """The best trial and the best baseline, by the rule of ``choose``; None where one of them is missing."""
+    complete = [f for f in trained if f.row["state"] == COMPLETE]
+    trials, rules = ([f for f in complete if bool(f.row["enqueued"]) is known] for known in (False, True))
+    if not trials or not rules:
+        return None
+    trial, rule = (Rival(f.name, f.row["run"], _config(f)) for f in (choose(search, trials), choose(search, rules)))
+    return trial, rule
 
 
 def _score(row: Mapping[str, Any], main: MainMetric) -> float:

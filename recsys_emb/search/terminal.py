@@ -87,6 +87,15 @@ def _sizes(row: dict[str, Any], summary: dict[str, Any]) -> tuple[str, str]:
     return ("-", "-") if size is None else (human_bytes(size), f"{size / summary['full_bytes']:.1%}")
 
 
+def _lead(lead: dict[str, Any], title: str) -> str:
+    seeds, spread = len(lead["seeds"]), ""
+    if lead["std"] is not None:
+        spread = f" ± {lead['std']:.5f} over {seeds} seeds"
+    elif lead["stderr"] is not None:
+        spread = f" ± {lead['stderr']:.5f} (standard error over rows; --seeds gives that over trainings)"
+    return f"test {title} of {lead['trial']} above that of {lead['baseline']}: {lead['mean']:+.5f}{spread}"
+
+
 def notes(summary: dict[str, Any]) -> list[str]:
     """What a reader of the result should not overlook."""
     found = []
@@ -96,6 +105,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
         found.append(f"the winner: {worse_than_the_mean(ne)}")
     if baseline and COMPLETE in summary["states"]:
         found.append(f"no trial beat the baseline {baseline}: more trials, or it is what to use")
+    if summary["lead"] is not None:
+        found.append(_lead(summary["lead"], main_metric_in(summary).title))
     if summary["trials"] < summary["asked"]:
         found.append(
             f"{summary['asked']} trials were asked for, the space gave {summary['trials']}: in the end all that was "
