@@ -118,6 +118,11 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch()
 
+    def gathered_rows(self) -> Tensor:
+        """The split's row numbers, int64 [n], as unshuffled loaders of all processes have them, one after another's."""
+        batches = torch.arange(len(self.split)).split(self.batch_size)
+        return torch.cat([rows[self._part(len(rows), rank)] for rank in range(self.ranks) for rows in batches])
+
     def _pieces(self, epoch: int) -> Iterator[Tensor | slice]:
         rows, size = len(self.split), self.batch_size
         if not self.shuffle:
@@ -155,8 +160,12 @@ class BatchLoader:
 
     def _own(self, rows: Tensor | slice, whole: int) -> Tensor | slice:
         """This process's part, in the order of the batch."""
-        first, end = whole * self.rank // self.ranks, whole * (self.rank + 1) // self.ranks
-        return slice(rows.start + first, rows.start + end) if isinstance(rows, slice) else rows[first:end]
+        part = self._part(whole, self.rank)
+        return slice(rows.start + part.start, rows.start + part.stop) if isinstance(rows, slice) else rows[part]
+
+    def _part(self, whole: int, rank: int) -> slice:
+        """Where a process's part is in a batch of ``whole`` rows."""
+        return slice(whole * rank // self.ranks, whole * (rank + 1) // self.ranks)
 
     def _sequences(self, rows: Tensor | slice, batch_size: int) -> KeyedJaggedTensor | None:
         if not self.schema.sequences:

@@ -32,6 +32,7 @@ from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, Stats
 from recsys_emb.embeddings.groups import Groups, shares
 from recsys_emb.embeddings.lookup import lookup_features
 from recsys_emb.embeddings.posttraining import compress, min_compressed_bytes
+from recsys_emb.embeddings.stages import Search
 from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.sizes import Budget
 
@@ -84,15 +85,11 @@ class _Shared(nn.Module):
         Raises:
             UserError: the method has no search.
         """
+        for backend, _, _ in self.groups:
+            if not any(isinstance(stage, Search) for stage in backend.stages(backend.config)):
+                raise UserError(f"search: {backend.name} has no stage that searches")
         self.eval()
-
-        def found(backend: EmbeddingBackend[Any]) -> EmbeddingBackend[Any]:
-            try:
-                return backend.search(score, seed)
-            except NotImplementedError:
-                raise UserError(f"search: {backend.name} is trained in one stage and has none") from None
-
-        return self._with([found(backend) for backend, _, _ in self.groups]).train()
+        return self._with([backend.search(score, seed) for backend, _, _ in self.groups]).train()
 
     def compact(
         self, method: str | None = None, budget: Budget = None, stats: Stats | None = None, **options: Any

@@ -4,6 +4,7 @@
 because matplotlib is slow to import.
 """
 
+from recsys_emb.report.columns import worse_than_the_mean
 from recsys_emb.report.compare import compare
 from recsys_emb.report.compare_table import compare_table
 from recsys_emb.report.frames import events_frame, runs_frame, tables_frame, trials_frame
@@ -41,4 +42,5 @@ __all__ = [
     "search_page",
     "tables_frame",
     "trials_frame",
+    "worse_than_the_mean",
 ]

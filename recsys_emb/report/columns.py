@@ -63,3 +63,11 @@ BY_KEY = {column.key: column for column in (*QUALITY, *COST)}
 def shown(columns: Iterable[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     """The columns that at least one row has a figure for."""
     return [column for column in columns if any(row.get(column.key) is not None for row in rows)]
+
+
+def worse_than_the_mean(ne: float) -> str:
+    """What a normalised entropy above 1 means."""
+    return (
+        f"its normalised entropy on the test split is {ne:.4f}, above 1: its probabilities are worse than the mean "
+        "click rate said of every row, which AUC does not see; regularise more, or lower the learning rate"
+    )

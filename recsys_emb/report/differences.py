@@ -92,6 +92,12 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     return {key: _short(key, keys) for key in keys}
 
 
+def brief(name: str) -> str:
+    """A group of tables by its first: ``"C16 + 3 more"`` of ``"C16+C21+C12+C3"``."""
+    first, *more = name.split("+")
+    return f"{first} + {len(more)} more" if len(more) > 1 else name
+
+
 def _short(key: str, keys: Sequence[str]) -> str:
     parts = key.split(".")
     for n in range(1, len(parts)):

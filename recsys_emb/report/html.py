@@ -80,6 +80,11 @@ def figures(*content: str) -> str:
     return f'<div class="figures">{"".join(content)}</div>'
 
 
+def warning(text: str) -> str:
+    """A sentence that must not be overlooked."""
+    return f'<p class="warning">{escape(text)}</p>'
+
+
 def preformatted(text: str) -> str:
     """Text as it is, in a box that scrolls."""
     return f'<pre tabindex="0">{escape(text)}</pre>'
@@ -95,6 +100,7 @@ def _cells(headers: Sequence[Header], row: Sequence[Cell]) -> str:
         value = "" if cell.value is None else f' data-value="{cell.value!r}"'
         note = f"<small>{escape(cell.note)}</small>" if cell.note else ""
         links = ", ".join(_link(text, address) for text, address in cell.links)
+        links = f"<small>{links}</small>" if links and cell.text else links
         html += f"<td{_class(header)}{value}>{escape(cell.text)}{note}{links}</td>"
     return html
 

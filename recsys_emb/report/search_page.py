@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, write_text
 from recsys_emb.report import html
+from recsys_emb.report.columns import worse_than_the_mean
+from recsys_emb.report.differences import brief, short_names
 from recsys_emb.report.frames import load_trials
 from recsys_emb.report.runs import load_report
 from recsys_emb.sizes import MB, human_bytes
@@ -35,13 +37,16 @@ def search_page(out: str | Path) -> Path:
     candidates = load_trials(folder / "candidates.parquet") if summary["scoring"] == "supernet" else None
     page = html.page(
         f"Search {summary['study']}",
-        f"{summary['model']} on {summary['dataset']}: {_counts(summary)}",
-        html.section("Winner", html.cards(_cards(summary)), note=_how(summary)),
-        html.section("Winner and baselines", _baselines(summary), note=_BASELINES_NOTE),
-        _correlation(summary, trials),
-        html.section("Search", _figures(summary, trials, candidates, _searched_widths(folder, summary))),
-        html.section("Trials", _trials(trials), note=_TRIALS_NOTE),
-        html.section("Candidates", _trials(candidates), note="Scored on the supernet.") if candidates else "",
+        f"{', '.join(summary['models'])} on {summary['dataset']}: {_counts(summary)}",
+        html.section("Winner", _warning(summary), html.cards(_cards(summary)), note=_how(summary)),
+        html.section("Winner and baselines", _baselines(folder, summary), note=_BASELINES_NOTE),
+        html.section(
+            "Search",
+            _figures(summary, trials, candidates, _searched_widths(folder, summary)),
+            note=_what_scores_were_worth(summary),
+        ),
+        html.section("Trials", _trials(folder, trials), note=_TRIALS_NOTE),
+        html.section("Candidates", _trials(folder, candidates), note="Scored on the supernet.") if candidates else "",
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -77,6 +82,11 @@ def _how(summary: Summary) -> str:
     return text
 
 
+def _warning(summary: Summary) -> str:
+    ne = summary["winner"]["test"].get("ne")
+    return "" if ne is None or ne <= 1 else html.warning(f"The winner: {worse_than_the_mean(ne)}.")
+
+
 def _cards(summary: Summary) -> list[tuple[str, str, str]]:
     winner = summary["winner"]
     size = winner["serving_bytes"]
@@ -84,6 +94,7 @@ def _cards(summary: Summary) -> list[tuple[str, str, str]]:
     if summary["budget_bytes"] is not None:
         shares.append(f"{size / summary['budget_bytes']:.1%} of the budget")
     cards = [
+        ("Method", winner["method"], winner["settings"]),
         ("Test AUC", f"{winner['test']['auc']:.4f}", winner["name"]),
         ("Validation AUC", f"{winner['valid_auc']:.4f}", "what decided"),
         ("Serving", human_bytes(size), "; ".join(shares)),
@@ -94,9 +105,10 @@ def _cards(summary: Summary) -> list[tuple[str, str, str]]:
     return cards
 
 
-def _baselines(summary: Summary) -> str:
+def _baselines(folder: Path, summary: Summary) -> str:
     headers = [
         html.Header("Name", "trial, or known setting", number=False),
+        html.Header("Method", "model / embedding backend, and what was drawn", number=False),
         html.Header("Test AUC"),
         html.Header("Test logloss", "nats"),
         html.Header("Validation AUC"),
@@ -109,27 +121,26 @@ def _baselines(summary: Summary) -> str:
     cells = [
         [
             html.Cell(entry["name"]),
+            html.Cell(entry["method"] or "–", entry["settings"]),
             _figure((entry["test"] or {}).get("auc"), ".4f"),
             _figure((entry["test"] or {}).get("logloss"), ".4f"),
             _figure(entry["valid_auc"], ".4f"),
             _figure(entry["serving_bytes"], ",.3f", MB),
             _figure(entry["serving_bytes"], ".2%", summary["full_bytes"]),
-            html.Cell("winner" if entry is winner else entry["state"], entry["message"] or entry["run"] or ""),
+            _outcome(folder, "winner" if entry is winner else entry["state"], entry),
         ]
         for entry in entries
     ]
     return html.table(headers, cells)
 
 
-def _correlation(summary: Summary, trials: Sequence[dict[str, Any]]) -> str:
-    """What the supernet's scores were worth."""
+def _what_scores_were_worth(summary: Summary) -> str:
+    """How far the supernet's scores foretold what training gives; nothing without a supernet."""
     if summary["scoring"] != "supernet":
         return ""
     found = summary["correlation"]
     if found is None or found["spearman"] is None:
-        return html.section(
-            "Supernet scores", note="Too few candidates were retrained to say whether the supernet ranks them rightly."
-        )
+        return "Too few candidates were retrained to say whether the supernet ranks them rightly."
     verdict = (
         "the supernet ranks candidates much as training does"
         if found["supported"]
@@ -137,7 +148,7 @@ def _correlation(summary: Summary, trials: Sequence[dict[str, Any]]) -> str:
         "candidates or search with scoring: train"
     )
     text = f"Spearman's rank correlation of score and AUC after training is {found['spearman']:.2f} over {found['n']} "
-    return html.section("Supernet scores", _drawn("scores", trials), note=f"{text}retrained candidates: {verdict}.")
+    return f"{text}retrained candidates: {verdict}."
 
 
 def _searched_widths(folder: Path, summary: Summary) -> list[dict[str, Any]]:
@@ -160,6 +171,7 @@ def _figures(
     parts = [
         history,
         _drawn("pareto", trials, summary["budget_bytes"]),
+        _drawn("scores", trials) if candidates is not None else "",
         _drawn("importances", shares) if shares else "",
         _drawn("widths", tables) if tables else "",
     ]
@@ -183,8 +195,9 @@ def _drawn(name: str, *arguments: Any) -> str:
     return html.figure(svg(getattr(search_plots, name)(*arguments), _CAPTIONS[name]), _CAPTIONS[name])
 
 
-def _trials(trials: Sequence[dict[str, Any]]) -> str:
+def _trials(folder: Path, trials: Sequence[dict[str, Any]]) -> str:
     params = sorted({key for row in trials for key in row if key.startswith(PARAM)})
+    short = short_names([key.removeprefix(PARAM) for key in params])
     apart = len(params) <= _PARAM_COLUMNS
     scored = any(row["score"] is not None for row in trials)
     headers = [
@@ -195,7 +208,7 @@ def _trials(trials: Sequence[dict[str, Any]]) -> str:
         html.Header("Serving (MB)"),
         html.Header("Time (s)", "of training"),
         *(
-            html.Header(_brief(_short(key, params)), key.removeprefix(PARAM), _is_number(key, trials))
+            html.Header(brief(short[key.removeprefix(PARAM)]), key.removeprefix(PARAM), _is_number(key, trials))
             for key in params
             if apart
         ),
@@ -211,12 +224,21 @@ def _trials(trials: Sequence[dict[str, Any]]) -> str:
             _figure(row["serving_bytes"], ",.3f", MB),
             _figure(row["seconds"], ",.1f"),
             *(_value(row[key]) for key in params if apart),
-            *([] if apart else [html.Cell("", _all_values(row, params))]),
-            html.Cell(_marks(row), row["message"] or row["run"] or ""),
+            *([] if apart else [html.Cell("", _all_values(row, short))]),
+            _outcome(folder, _marks(row), row),
         ]
         for row in trials
     ]
     return html.table(headers, cells)
+
+
+def _outcome(folder: Path, mark: str, row: Mapping[str, Any]) -> html.Cell:
+    """What became of a trial; its run, with a link where there is a page of it, or what went wrong."""
+    run = row["run"]
+    if row["message"] or not run:
+        return html.Cell(mark, row["message"] or "")
+    page = Path(run) / "report.html"
+    return html.Cell(mark, links=[(run, str(page) if (folder / page).is_file() else None)])
 
 
 def _marks(row: dict[str, Any]) -> str:
@@ -224,24 +246,9 @@ def _marks(row: dict[str, Any]) -> str:
     return ", ".join(filter(None, marks))
 
 
-def _short(key: str, params: Sequence[str]) -> str:
-    """The end of a path, as much as tells it from the others."""
-    parts = key.removeprefix(PARAM).split(".")
-    for n in range(1, len(parts)):
-        end = "." + ".".join(parts[-n:])
-        if sum(f".{other.removeprefix(PARAM)}".endswith(end) for other in params) == 1:
-            return end[1:]
-    return ".".join(parts)
-
-
-def _brief(name: str) -> str:
-    """A group of tables by its first."""
-    first, *more = name.split("+")
-    return f"{first} + {len(more)} more" if len(more) > 1 else name
-
-
-def _all_values(row: dict[str, Any], params: Sequence[str]) -> str:
-    return ", ".join(f"{_short(key, params)} {_value(row[key]).text}" for key in params if row[key] is not None)
+def _all_values(row: dict[str, Any], short: Mapping[str, str]) -> str:
+    given = {name: row[f"{PARAM}{key}"] for key, name in short.items()}
+    return ", ".join(f"{name} {_value(value).text}" for name, value in given.items() if value is not None)
 
 
 def _is_number(key: str, trials: Sequence[dict[str, Any]]) -> bool:

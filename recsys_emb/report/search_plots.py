@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, cycle
 from typing import Any
@@ -9,7 +10,19 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from recsys_emb.report.figure import COLOURS, INK, auc_axes, finish, log_axis, megabytes, new_axes, plain, styled
+from recsys_emb.report.differences import brief, short_names
+from recsys_emb.report.figure import (
+    COLOURS,
+    INK,
+    auc_axes,
+    finish,
+    log_axis,
+    megabytes,
+    new_axes,
+    plain,
+    shortened,
+    styled,
+)
 from recsys_emb.report.frames import Rows, records
 from recsys_emb.sizes import MB
 
@@ -120,7 +133,8 @@ def importances(shares: Mapping[str, float], ax: Axes | None = None) -> Axes:
     shown = sorted(shares.items(), key=lambda item: item[1])[-SHOWN_IMPORTANCES:]
     with styled():
         ax = ax or new_axes(height=1.2 + 0.2 * len(shown))[0]
-        bars = ax.barh([plain(path) for path, _ in shown], [share for _, share in shown], color=COLOURS[0], height=0.6)
+        names = [plain(shortened(brief(name))) for name in short_names([path for path, _ in shown]).values()]
+        bars = ax.barh(names, [share for _, share in shown], color=COLOURS[0], height=0.6)
         ax.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=8)
         ax.xaxis.set_major_formatter("{x:.0%}")
         ax.set_xlim(0, max([0.01, *shares.values()]) * 1.15)
@@ -136,7 +150,13 @@ def widths(tables: Rows, ax: Axes | None = None) -> Axes:
     Args:
         tables: rows with ``name``, ``ids`` and ``width``, those of ``report.json`` or ``tables_frame``.
     """
-    rows = [row for row in records(tables) if row.get("ids") and row.get("width") is not None]
+    names: dict[tuple[int, float], list[str]] = defaultdict(list)
+    for row in records(tables):
+        if row.get("ids") and row.get("width") is not None:
+            names[row["ids"], row["width"]].append(str(row["name"]))
+    rows: list[dict[str, Any]] = [
+        {"ids": n, "width": w, "name": brief("+".join(here))} for (n, w), here in names.items()
+    ]
     with styled():
         ax = ax or new_axes()[0]
         ax.plot([row["ids"] for row in rows], [row["width"] for row in rows], "o", color=COLOURS[0], markersize=5)
@@ -145,7 +165,7 @@ def widths(tables: Rows, ax: Axes | None = None) -> Axes:
         ticks = sorted({row["width"] for row in rows})
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.set_yticks([], minor=True)
-        ax.set_ylim(-0.25, max([1, *ticks]) * 1.5)
+        ax.set_ylim(-0.25 if 0 in ticks else 0.75 * min([1, *ticks]), max([1, *ticks]) * 1.5)
         ax.set_xlabel("Ids in the vocabulary (log scale)")
         ax.set_ylabel("Width (columns)")
         finish(ax)
@@ -159,7 +179,7 @@ def _name_fields(ax: Axes, rows: Sequence[Mapping[str, Any]], size: int = 7) -> 
     for row in sorted(rows, key=lambda row: -row["ids"]):
         at, name = (row["ids"], row["width"]), plain(row["name"])
         left, low = ax.transData.transform(at) * 72 / ax.figure.dpi + (3, 4)
-        right, high = left + 0.6 * size * len(name), low + size
+        right, high = left + 0.7 * size * len(name), low + size
         if all(left > r or right < x or low > h or high < y for x, y, r, h in taken):
             taken.append((left, low, right, high))
             ax.annotate(name, at, xytext=(3, 4), textcoords="offset points", fontsize=size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recsys_emb.config import RunConfig, parse_config
@@ -19,6 +19,15 @@ def baselines(search: Search) -> dict[BaselineName, RunConfig]:
     widths alone, the point at which all tables have the same largest width within the budget.
     """
     return {name: config for name in search.config.baselines for config in _BUILDERS[name](search)}
+
+
+def tuned(search: Search, trial: Mapping[str, Any]) -> dict[BaselineName, RunConfig]:
+    """The baselines with what a trial, as a JSON config, found beside the embedding: learning rate, layers and such.
+
+    So a trial's lead over them is not that of its training. None where that changes nothing.
+    """
+    before, after = baselines(search), baselines(search.with_settings(trial))
+    return {name: config for name, config in after.items() if config != before.get(name)}
 
 
 def _full(search: Search) -> Iterator[RunConfig]:

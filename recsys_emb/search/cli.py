@@ -23,6 +23,9 @@ def search(
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the base run; repeatable.")
     ] = [],  # noqa: B006  typer copies it
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the processors.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train the best trial and the best baseline from so many seeds.")
+    ] = 1,
     study: Annotated[str | None, typer.Option(help="Name of the study. Default: the name of CONFIG.")] = None,
     storage: Annotated[
         str | None, typer.Option(help="SQL URL such as sqlite:///studies.db. Default: a journal file in --out.")
@@ -53,6 +56,7 @@ def search(
             name=study or config.stem,
             storage=storage,
             resume=resume,
+            seeds=seeds,
         )
     except KeyboardInterrupt:
         raise Stopped(signal.SIGINT, f"stopped by SIGINT; {again}") from None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -52,8 +52,8 @@ class SearchConfig(BaseModel):
     narrow: float = Field(
         0.0005,
         ge=0,
-        description="supernet: a table of the best scored trials is left out where the score then falls by no more "
-        "than by chance, nor by more than this",
+        description="supernet: tables of the best scored trials are left out where the score then falls by no more "
+        "than by chance, nor by more than this, with all of them too",
     )
     tolerance: float = Field(
         0.001, ge=0, description="pareto: the winner is the smallest table within this much of the best AUC"
@@ -86,6 +86,14 @@ class Search:
         for path, value in values.items():
             _put(tree, path, value)
         return parse_config(tree, source="trial")
+
+    def with_settings(self, config: Mapping[str, Any]) -> Search:
+        """The search around a base that has what one of its trials, as a JSON config, found beside the embedding."""
+        tree = self.tree()
+        for path, value in self.space.values_of(config).items():
+            if path[0] != "embedding":
+                _put(tree, path, value)
+        return replace(self, base=parse_config(tree, source="baseline"))
 
     def tree(self) -> dict[str, Any]:
         """The base as nested mappings of what its files say; defaults are left out, since they depend on the rest."""

@@ -26,29 +26,34 @@ def narrowed(
     candidate whose item ids went from 8 columns to the 2 that its score asked for ended 0.004 of AUC lower.)
 
     Backward elimination, the least missed first: what little a field of use adds is then judged with the others there.
+    Each step is judged against the one before and against ``widths``, or many fields of little use would go one by one,
+    and with them what they add together.
 
     Args:
         space: of widths alone.
         widths: the candidate's.
         predict: of columns by table.
         task: says by how much its main metric differs.
-        most: of the metric that a parameter may cost even where few rows could not tell that from chance.
+        most: of the metric that a parameter, and all together, may cost even where few rows could not tell that from
+            chance.
     """
-    start, best = widths, predict(by_table(space, widths))
-    least = {p.name: _least(p) for p in space.params if _least(p) < min(2, widths[p.name])}
-    alone = {name: predict(by_table(space, start | {name: width})) for name, width in least.items()}
+    full = last = predict(by_table(space, widths))
 
-    def lost(found: Predictions) -> tuple[float, float]:
-        change, error = task.change(best, found)
+    def loss(before: Predictions, after: Predictions) -> tuple[float, float]:
+        change, error = task.change(before, after)
         return -task.main.score(change), error
 
-    cost = {name: lost(found)[0] for name, found in alone.items()}
-    for name in sorted(cost, key=lambda name: cost[name]):
+    def bearable(before: Predictions, after: Predictions) -> bool:
+        lost, error = loss(before, after)
+        return lost <= min(most, CHANCE * error)
+
+    least = {p.name: _least(p) for p in space.params if _least(p) < min(2, widths[p.name])}
+    alone = {name: predict(by_table(space, widths | {name: width})) for name, width in least.items()}
+    for name in sorted(least, key=lambda name: loss(full, alone[name])[0]):
         tried = widths | {name: least[name]}
-        found = alone[name] if widths is start else predict(by_table(space, tried))
-        loss, error = lost(found)
-        if loss <= min(most, CHANCE * error):
-            widths, best = tried, found
+        found = alone[name] if last is full else predict(by_table(space, tried))
+        if bearable(last, found) and bearable(full, found):
+            widths, last = tried, found
     return widths
 
 

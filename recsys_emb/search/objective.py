@@ -36,10 +36,13 @@ BASELINE = "baseline"
 RUN = "run"
 CANDIDATE = "candidate"
 OUT = "out"
+SEED_OF = "seed_of"  # the trial or baseline that is trained again, from another seed
 
 
 def name_of(trial: FrozenTrial) -> str:
-    """Of a baseline; else the number that it was drawn, or scored, under."""
+    """Of a baseline; else the number that it was drawn, or scored, under; with the seed where it is not the base's."""
+    if SEED_OF in trial.user_attrs:
+        return f"{trial.user_attrs[SEED_OF]}, seed {trial.user_attrs[CONFIG]['seed']}"
     return trial.user_attrs.get(BASELINE) or f"trial {trial.user_attrs.get(CANDIDATE, trial.number)}"
 
 
@@ -96,7 +99,8 @@ class TrainObjective:
         find_original(study, trial)
         trial.set_user_attr(RUN, trial.user_attrs.get(RUN, f"trials/{trial.number:04d}"))
         folder = self.out / trial.user_attrs[RUN]
-        reporter = TrialReporter(trial, self.search.task.main, self.reporter, self._prunes(config))
+        drawn = not trial.user_attrs.keys() & {BASELINE, CANDIDATE, SEED_OF}
+        reporter = TrialReporter(trial, self.search.task.main, self.reporter, drawn and self._prunes(config))
         try:
             report = train(config, folder, reporter, resume=True, test=False)
         except optuna.TrialPruned:
@@ -125,6 +129,8 @@ def planned_bytes(search: Search, config: RunConfig) -> int:
     try:
         size = plan(config, search.dataset).build("meta").serving_bytes()
     except BudgetTooSmall as error:
+        if budget is not None and error.min_bytes > budget:
+            raise _too_large(error.min_bytes, budget) from None
         raise _infeasible(error, error.min_bytes, budget) from None
     except UserError as error:
         try:

@@ -21,6 +21,8 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import write_json, write_text
 from recsys_emb.report import run_page, search_page
 from recsys_emb.search.config import Search
+from recsys_emb.search.naming import drawn as drawn_in_words
+from recsys_emb.search.naming import method_of
 from recsys_emb.search.objective import (
     BASELINE,
     CANDIDATE,
@@ -32,7 +34,9 @@ from recsys_emb.search.objective import (
     OUT,
     OUTCOME,
     RUN,
+    SEED_OF,
 )
+from recsys_emb.search.seeds import Rival, lead
 from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import group_of, train
@@ -59,17 +63,22 @@ _SCHEMA = {
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial or a baseline as the result shows it, see ``trials.parquet``; its main metric has that metric's key."""
+    """A trial or a baseline as the result shows it, see ``trials.parquet``; its main metric has that metric's key.
+
+    ``method`` and ``settings`` say in words what it was (naming.py).
+    """
 
     row: dict[str, Any]
     config: RunConfig | None
+    method: str = ""
+    settings: str = ""
 
     @property
     def name(self) -> str:
         return self.row["enqueued"] or f"trial {self.row['number']}"
 
 
-def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) -> dict[str, Any]:
+def finish(search: Search, out: Path, study: Study, outside: Study, asked: int, seeds: int) -> dict[str, Any]:
     """Writes ``trials.parquet``, ``best.yaml``, ``search.json`` and ``report.html`` and looks at the test split.
 
     Args:
@@ -78,6 +87,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         study: of the trials that were drawn.
         outside: of baselines that the space does not reach, and of retrained candidates.
         asked: how many trials were wanted.
+        seeds: how many seeds the best trial and the best baseline were to be trained from.
 
     Returns:
         what ``search.json`` holds.
@@ -85,11 +95,8 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
     Raises:
         UserError: no trial is complete, so there is nothing to choose from; ``trials.parquet`` says why.
     """
-    scored = search.config.scoring == "supernet"
-    drawn = [_finished(search, out, t, t.number, scored) for t in _ended(study)]
-    trained = [_finished(search, out, t, t.user_attrs.get(CANDIDATE)) for t in _ended(outside)]
-    trained += [] if scored else drawn
-    main = search.task.main
+    scored, main = search.config.scoring == "supernet", search.task.main
+    drawn, trained = collected(search, out, study, outside)
     _mark_front(trained, main)
     if scored:
         write_parquet(drawn, out / "candidates.parquet", main)
@@ -100,7 +107,9 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         write_parquet(trained, out / "trials.parquet", main)
     assert winner.config is not None
     write_text(out / "best.yaml", dump_config(winner.config))
-    tested = [f for f in trained if f is winner or (f.row["enqueued"] and f.row["state"] == COMPLETE)]
+    rivals = best_of_each(search, trained)
+    shown = {winner.name, *(rival.name for rival in rivals or ())}
+    tested = [f for f in trained if f.name in shown or (f.row["enqueued"] and f.row["state"] == COMPLETE)]
     reports = {f.name: train(_config(f), out / f.row["run"], Silent(), resume=True) for f in tested}
     for f in tested:
         run_page(out / f.row["run"])
@@ -110,7 +119,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         **search.config.model_dump(mode="json", include={"mode", "scoring", "sampler", "pruner", "seed"}),
         "task": search.task.name,
         "dataset": search.dataset.name,
-        "model": search.base.model.name,
+        "models": _models(search),
         "budget_bytes": search.budget,
         "full_bytes": search.full_bytes,
         "states": states(drawn),
@@ -119,6 +128,7 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
         "failure": next((f.row["message"] for f in drawn if f.row["state"] == FAILED), None),
         "winner": _entry(search, winner, reports) | {"params": _params(winner), "widths": _widths(search, winner)},
         "baselines": [_entry(search, f, reports) for f in trained if f.row["enqueued"]],
+        "lead": None if rivals is None else lead(out, outside, *rivals, main, seeds),
         "tolerance": search.config.tolerance,
         "front": [_entry(search, f, reports) for f in sorted(front, key=lambda f: f.row["serving_bytes"])],
         "hypervolume": hypervolume(trained, search) if search.config.mode == "pareto" else None,
@@ -130,8 +140,17 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int) 
     return summary
 
 
+def collected(search: Search, out: Path, study: Study, outside: Study) -> tuple[list[Finished], list[Finished]]:
+    """What was drawn, and all that was trained from the base's seed."""
+    scored = search.config.scoring == "supernet"
+    drawn = [_finished(search, out, t, t.number, scored) for t in _ended(study)]
+    trained = [_finished(search, out, t, t.user_attrs.get(CANDIDATE)) for t in _ended(outside)]
+    return drawn, trained if scored else trained + drawn
+
+
 def _ended(study: Study) -> list[FrozenTrial]:
-    return [t for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs]
+    ended = (t for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs)
+    return [t for t in ended if SEED_OF not in t.user_attrs]
 
 
 def _finished(search: Search, out: Path, trial: FrozenTrial, number: int | None, scored: bool = False) -> Finished:
@@ -150,7 +169,17 @@ def _finished(search: Search, out: Path, trial: FrozenTrial, number: int | None,
     main = search.task.main
     last = trial.intermediate_values.get(trial.last_step or -1)  # of one that was pruned
     row["score" if scored else main.key] = attrs.get(main.key, None if last is None else main.score(last))
-    return Finished(row, config)
+    return Finished(row, config, *_in_words(search, trial, retrained))
+
+
+def _in_words(search: Search, trial: FrozenTrial, retrained: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The method of a trial, and its settings: what was drawn, and where it is not the base's the width of all."""
+    config = trial.user_attrs.get(CONFIG)
+    if config is None:
+        return "", drawn_in_words(trial.params)
+    dim = config["model"]["embedding_dim"]
+    own = {} if dim == search.base.model.embedding_dim else {"model.embedding_dim": dim}
+    return method_of(config), drawn_in_words(own | dict(retrained or trial.params))
 
 
 def _run(out: Path, attrs: Mapping[str, Any]) -> str | None:
@@ -182,6 +211,16 @@ def choose(search: Search, trained: Sequence[Finished]) -> Finished:
         return best
     near = [f for f in complete if _score(f.row, main) >= _score(best.row, main) - search.config.tolerance]
     return min(near, key=lambda f: (f.row["serving_bytes"], -_score(f.row, main)))
+
+
+def best_of_each(search: Search, trained: Sequence[Finished]) -> tuple[Rival, Rival] | None:
+    """The best trial and the best baseline, by the rule of ``choose``; None where one of them is missing."""
+    complete = [f for f in trained if f.row["state"] == COMPLETE]
+    trials, rules = ([f for f in complete if bool(f.row["enqueued"]) is known] for known in (False, True))
+    if not trials or not rules:
+        return None
+    trial, rule = (Rival(f.name, f.row["run"], _config(f)) for f in (choose(search, trials), choose(search, rules)))
+    return trial, rule
 
 
 def _score(row: Mapping[str, Any], main: MainMetric) -> float:
@@ -270,6 +309,8 @@ def _entry(search: Search, finished: Finished, reports: Mapping[str, Mapping[str
     report, row, main = reports.get(finished.name), finished.row, search.task.main
     return {
         "name": finished.name,
+        "method": finished.method,
+        "settings": finished.settings,
         "number": row["number"],
         "baseline": row["enqueued"],
         "state": row["state"],
@@ -281,8 +322,14 @@ def _entry(search: Search, finished: Finished, reports: Mapping[str, Mapping[str
     }
 
 
+def _models(search: Search) -> list[str]:
+    """The names of the models that are searched, or of the one that is not."""
+    searched = next((p for p in search.space.params if ("model", "name") in p.paths), None)
+    return [search.base.model.name] if searched is None else [str(name) for name in searched.choices]
+
+
 def _params(finished: Finished) -> dict[str, Any]:
-    return {k.removeprefix("param:"): v for k, v in finished.row.items() if k.startswith("param:")}
+    return {k.removeprefix("param:"): v for k, v in finished.row.items() if k.startswith("param:") and v is not None}
 
 
 def _widths(search: Search, finished: Finished) -> dict[str, int] | None:

@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial
 from recsys_emb.config import RunConfig
 from recsys_emb.errors import UserError
 from recsys_emb.files import unused
-from recsys_emb.search.baselines import baselines
+from recsys_emb.search.baselines import baselines, tuned
 from recsys_emb.search.config import Search
 from recsys_emb.search.narrow import by_table, narrowed
 from recsys_emb.search.objective import (
@@ -30,10 +30,12 @@ from recsys_emb.search.objective import (
     TrainObjective,
     as_json,
     find_original,
+    name_of,
     planned_bytes,
     quiet_optuna,
 )
-from recsys_emb.search.results import finish, is_done
+from recsys_emb.search.results import best_of_each, collected, finish, is_done
+from recsys_emb.search.seeds import enqueue_seeds
 from recsys_emb.search.study import JOURNAL, Job, Place, Say, claim, open_study, work_off
 from recsys_emb.search.supernet import Supernet
 from recsys_emb.training.trainer import Reporter
@@ -76,6 +78,7 @@ def run_search(
     name: str = "search",
     storage: str | None = None,
     resume: bool = False,
+    seeds: int = 1,
 ) -> dict[str, Any]:
     """Searches, or goes on with a search, and writes its result.
 
@@ -90,6 +93,7 @@ def run_search(
         name: of the study.
         storage: SQL URL; None for a journal file in ``out``.
         resume: continue the search in ``out``, or the study of that name.
+        seeds: train the best trial and the best baseline from so many seeds, the base's and those after it.
 
     Returns:
         what ``search.json`` holds.
@@ -117,8 +121,13 @@ def run_search(
             scoring = SupernetObjective(search, out / "supernet")
             work_off([first, Job(search, inner, scoring, trials, say)], jobs)
             _enqueue_best(search, study, outside, scoring)
+        _enqueue_tuned(search, study, outside)
+        work_off([first], jobs)
+        rivals = best_of_each(search, collected(search, out, study, outside)[1])
+        if rivals is not None and seeds > 1:
+            enqueue_seeds(outside, rivals, seeds)
             work_off([first], jobs)
-        return finish(search, out, study, outside, trials)
+        return finish(search, out, study, outside, trials, seeds)
 
 
 def _make(out: Path, resume: bool, storage: str | None) -> None:
@@ -170,7 +179,7 @@ def _check_reach(search: Search) -> None:
 
 def _enqueue_baselines(search: Search, study: Study, outside: Study) -> None:
     """Puts each baseline first in the queue, as a point of the space where it is one."""
-    known = {t.user_attrs.get(BASELINE) for s in (study, outside) for t in s.get_trials(deepcopy=False)}
+    known = _known_baselines(study, outside)
     for name, config in baselines(search).items():
         if name in known:
             continue
@@ -181,6 +190,27 @@ def _enqueue_baselines(search: Search, study: Study, outside: Study) -> None:
             study.enqueue_trial(params, user_attrs={BASELINE: name, **({} if scored else run)})
         if params is None or scored:
             outside.enqueue_trial({}, user_attrs={BASELINE: name, **run, CONFIG: as_json(config)})
+
+
+def _enqueue_tuned(search: Search, study: Study, outside: Study) -> None:
+    """Puts the baselines that keep the budget in the queue again, with the settings of the best trial."""
+    if search.space.widths:
+        return
+    done = [t for t in study.get_trials(deepcopy=False) if is_done(t) and BASELINE not in t.user_attrs]
+    if not done:
+        return
+    best = max(done, key=lambda t: (t.values[0], -t.number))
+    known = _known_baselines(study, outside)
+    for name, config in tuned(search, best.user_attrs[CONFIG]).items():
+        own = f"{name}, settings of {name_of(best)}"
+        if own not in known and name in known and is_done(known[name]):
+            attrs = {BASELINE: own, RUN: f"baselines/{name}-{best.number:04d}", CONFIG: as_json(config)}
+            outside.enqueue_trial({}, user_attrs=attrs)
+
+
+def _known_baselines(*studies: Study) -> dict[str, FrozenTrial]:
+    trials = (t for study in studies for t in study.get_trials(deepcopy=False))
+    return {t.user_attrs[BASELINE]: t for t in trials if BASELINE in t.user_attrs}
 
 
 def _point(search: Search, config: RunConfig) -> dict[str, Any] | None:

@@ -10,8 +10,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from recsys_emb.search.objective import COMPLETE, CONFIG, DUPLICATE, OUTCOME, RUN, name_of
+from recsys_emb.report import worse_than_the_mean
+from recsys_emb.search.naming import drawn, method_of
+from recsys_emb.search.objective import COMPLETE, CONFIG, DUPLICATE, INFEASIBLE, OUTCOME, RUN, name_of
 from recsys_emb.sizes import human_bytes
 from recsys_emb.training.main_metric import main_metric_in
 
@@ -21,24 +24,25 @@ def quiet(study: Study, trial: FrozenTrial) -> None:
 
 
 def tell(study: Study, trial: FrozenTrial) -> None:
-    """One line on a finished trial, on stderr; a score is of the supernet."""
+    """One line on a finished trial, on stderr: its figures, its method, what was drawn. A score is of the supernet."""
     attrs = trial.user_attrs
     if attrs[OUTCOME] == DUPLICATE:
         return  # hundreds, where little is left to draw
     main = main_metric_in(attrs.get(CONFIG, {}))
     figure = f"valid {main.title}" if RUN in attrs else "score"
     parts = [f"{figure} {main.of(attrs):.5f}"] if attrs[OUTCOME] == COMPLETE else [attrs[OUTCOME]]
-    if attrs.get("serving_bytes") is not None:
+    if attrs.get("serving_bytes") is not None and attrs[OUTCOME] != INFEASIBLE:  # whose message says it
         parts.append(human_bytes(attrs["serving_bytes"]))
     parts += [attrs["message"]] if "message" in attrs else [f"{attrs['seconds']:.1f} s"]
-    print(f"{name_of(trial)}: {', '.join(parts)}", file=sys.stderr)
+    what = [method_of(attrs[CONFIG]), drawn(trial.params)] if CONFIG in attrs else []
+    print("; ".join(filter(None, (f"{name_of(trial)}: {', '.join(parts)}", *what))), file=sys.stderr)
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
     winner, main = summary["winner"], main_metric_in(summary)
     budget = summary["budget_bytes"]
     within = "any size" if budget is None else f"within {human_bytes(budget)}"
-    title = f"{summary['model']} on {summary['dataset']}, {within}"
+    title = f"{', '.join(summary['models'])} on {summary['dataset']}, {within}"
     table = _table(title, f"valid {main.title}", f"test {main.title}", "bytes", "of full")
     shown = {row["name"]: row for row in (winner, *summary["baselines"])}
     for name, row in shown.items():
@@ -47,7 +51,9 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         figures = (row["state"], "")
         if done:
             figures = (f"{row[f'valid_{main.key}']:.5f}", f"{main.of(row['test']):.5f}")
-        table.add_row(f"{name}{mark}", *figures, *_sizes(row, summary))
+        told = Text(f"{name}{mark}")
+        told.append("".join(f"\n{text}" for text in (row["method"], row["settings"]) if text), style="dim")
+        table.add_row(told, *figures, *_sizes(row, summary))
     console = Console()
     console.print(table)
     if summary["mode"] == "pareto":
@@ -81,12 +87,26 @@ def _sizes(row: dict[str, Any], summary: dict[str, Any]) -> tuple[str, str]:
     return ("-", "-") if size is None else (human_bytes(size), f"{size / summary['full_bytes']:.1%}")
 
 
+def _lead(lead: dict[str, Any], title: str) -> str:
+    seeds, spread = len(lead["seeds"]), ""
+    if lead["std"] is not None:
+        spread = f" ± {lead['std']:.5f} over {seeds} seeds"
+    elif lead["stderr"] is not None:
+        spread = f" ± {lead['stderr']:.5f} (standard error over rows; --seeds gives that over trainings)"
+    return f"test {title} of {lead['trial']} above that of {lead['baseline']}: {lead['mean']:+.5f}{spread}"
+
+
 def notes(summary: dict[str, Any]) -> list[str]:
     """What a reader of the result should not overlook."""
     found = []
-    baseline = summary["winner"]["baseline"]
+    winner = summary["winner"]
+    baseline, ne = winner["baseline"], winner["test"].get("ne")
+    if ne is not None and ne > 1:
+        found.append(f"the winner: {worse_than_the_mean(ne)}")
     if baseline and COMPLETE in summary["states"]:
         found.append(f"no trial beat the baseline {baseline}: more trials, or it is what to use")
+    if summary["lead"] is not None:
+        found.append(_lead(summary["lead"], main_metric_in(summary).title))
     if summary["trials"] < summary["asked"]:
         found.append(
             f"{summary['asked']} trials were asked for, the space gave {summary['trials']}: in the end all that was "

@@ -89,6 +89,15 @@ class Predictions:
                 out._columns[name] = [gather(torch.cat(parts))]
         return out
 
+    def placed(self, rows: Tensor) -> Predictions:
+        """The same in the order of a split: ``rows``, int64 [N], says of which row of it each prediction is."""
+        out = Predictions()
+        for name, parts in self._columns.items():
+            if parts:
+                values = torch.cat(parts)
+                out._columns[name] = [torch.empty_like(values).index_copy_(0, rows, values)]
+        return out
+
     def _concatenated(self, name: str, dtype: torch.dtype) -> Tensor:
         parts = self._columns[name]
         if len(parts) > 1:

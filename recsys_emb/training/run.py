@@ -182,7 +182,7 @@ def _train(
         if not test:
             return report
         batches = split_loader(dataset, "test", config, world=world)
-        predicted = predict(model, stop.watch(batches), precision, world)
+        predicted = predict(model, stop.watch(batches), precision, world).placed(batches.gathered_rows())
         report = {
             **task_of(config).metrics(predicted),
             **report,

@@ -16,7 +16,7 @@ from recsys_emb.files import write_bytes
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """N rows, in the order of the split; of a run on several processes one process's after another's.
+    """N rows, in the order of the split.
 
     Attributes:
         logits: float32 [N].

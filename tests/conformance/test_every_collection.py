@@ -330,8 +330,14 @@ def test_optembed_goes_through_its_stages_in_a_loop_of_ones_own() -> None:
     found(kjt).values().sum().backward()
     served = found.compact()
     assert stored(served) == served.serving_bytes() <= 0.3 * 4 * 16 * 365
-    with pytest.raises(UserError, match="hash is trained in one stage"):
+    with pytest.raises(UserError, match="hash has no stage that searches"):
         ebc("hash", {}).search(lambda: 0.5)
+
+    def unwritten() -> float:
+        raise NotImplementedError("score is still to be written")
+
+    with pytest.raises(NotImplementedError, match="score is still to be written"):  # the caller's own is left alone
+        collection.search(unwritten)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

@@ -62,6 +62,15 @@ def test_stored_order(dataset: EncodedDataset) -> None:
         check(batch, dataset, list(range(rows))[i * 32 : (i + 1) * 32])
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_rows_of_several_processes_are_put_back_in_order(dataset: EncodedDataset, ranks: int) -> None:
+    loaders = [loader(dataset, rank=rank, ranks=ranks) for rank in range(ranks)]
+    ids = torch.cat([batch.sparse["item"].values() for each in loaders for batch in each])
+    rows = loaders[0].gathered_rows()
+    assert ids.tolist() == dataset.split("train").ids[rows, 1].tolist()
+    assert sorted(rows.tolist()) == list(range(len(dataset.split("train"))))
+
+
 def test_shuffled_batches_hold_the_rows_of_their_order(dataset: EncodedDataset) -> None:
     expected = row_numbers(len(dataset.split("train")), 32, seed=5, epoch=2)
     batches = list(loader(dataset, shuffle=True, seed=5).epoch(2))

@@ -108,15 +108,19 @@ def write_search(folder: Path, *, trials: list[dict[str, Any]] | None = None, **
     ]
     pl.DataFrame(trials, infer_schema_length=None).write_parquet(folder / "trials.parquet")
     test = {"auc": 0.8912, "logloss": 0.3245, "gauc": None, "calibration": 1.0, "serving_bytes": 256_000}
-    entry = {"number": None, "state": "complete", "message": None, "baseline": None}
+    entry = {"number": None, "state": "complete", "message": None, "baseline": None, "settings": ""}
+    entry |= {"method": "deepfm / full"}
     winner = {"name": "trial 3", "run": "trials/0003", "valid_auc": 0.8931, "serving_bytes": 256_000, "test": test}
     uniform = {"name": "uniform", "run": "baselines/uniform", "valid_auc": 0.8881, "serving_bytes": 224_928}
     full = {"name": "full", "run": None, "valid_auc": None, "serving_bytes": 639_616, "test": None}
     written = {
         "study": "widths", "mode": "budget", "scoring": "train", "sampler": "tpe", "pruner": "median", "seed": 1,
-        "dataset": "movielens-1m", "model": "deepfm", "budget_bytes": 320_000, "full_bytes": 639_616,
+        "dataset": "movielens-1m", "models": ["deepfm"], "budget_bytes": 320_000, "full_bytes": 639_616,
         "states": {"complete": 2, "pruned": 1, "failed": 1}, "trials": 4,
-        "winner": entry | winner | {"params": {}, "widths": {"user": 8, "item": 0}},
+        "winner": entry | winner | {
+            "method": "deepfm / field_dim", "settings": "rate=0.00123, widths 8",
+            "params": {}, "widths": {"user": 8, "item": 0},
+        },
         "baselines": [
             entry | uniform | {"test": test | {"auc": 0.8870}},
             entry | full | {"state": "infeasible", "message": "639,616 bytes, the budget is 320,000"},

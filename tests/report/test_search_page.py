@@ -22,15 +22,19 @@ def test_the_winner_stands_beside_the_baselines(make_search, read_page):
     page = read_page(path)
     page.assert_self_contained()
     header, winner, uniform, full = page.rows[:4]
-    assert texts(header) == ["Name", "Test AUC", "Test logloss", "Validation AUC", "Serving (MB)", "Of full", "Note"]
-    assert texts(winner) == ["trial 3", "0.8912", "0.3245", "0.8931", "0.256", "40.02%", "winner|trials/0003"]
-    assert texts(uniform)[:2] == ["uniform", "0.8870"]
+    titles = ["Name", "Method", "Test AUC", "Test logloss", "Validation AUC", "Serving (MB)", "Of full", "Note"]
+    assert texts(header) == titles
+    method = "deepfm / field_dim|rate=0.00123, widths 8"
+    assert texts(winner) == ["trial 3", method, "0.8912", "0.3245", "0.8931", "0.256", "40.02%", "winner|trials/0003"]
+    assert texts(uniform)[:3] == ["uniform", "deepfm / full", "0.8870"]
     assert texts(full) == [
-        "full", "–", "–", "–", "0.640", "100.00%", "infeasible|639,616 bytes, the budget is 320,000",
-    ]  # fmt: skip
+        *("full", "deepfm / full", "–", "–", "–", "0.640", "100.00%"),
+        "infeasible|639,616 bytes, the budget is 320,000",
+    ]
     for text in (
         "<h1>Search widths</h1>",
         "deepfm on movielens-1m: 4 trials (2 complete, 1 pruned, 1 failed)",
+        "<dt>Method</dt><dd>deepfm / field_dim<small>rate=0.00123, widths 8</small>",
         "<dt>Test AUC</dt><dd>0.8912<small>trial 3</small>",
         "<dt>Serving</dt><dd>256.0 kB<small>40.02% of the full tables; 80.0% of the budget</small>",
         "the best AUC within 320.0 kB; sampler tpe, pruner median, seed 1.",
@@ -39,6 +43,28 @@ def test_the_winner_stands_beside_the_baselines(make_search, read_page):
     assert page.source.count("<svg") == 4
     assert "Hypervolume" not in page.source
     assert "Supernet" not in page.source
+    assert 'class="warning"' not in page.source
+
+
+def test_a_winner_worse_than_the_mean_rate_is_marked(make_search):
+    folder = make_search("a")
+    summary = json.loads((folder / "search.json").read_text())
+    summary["winner"]["test"]["ne"] = 1.0312
+    (folder / "search.json").write_text(json.dumps(summary))
+    source = search_page(folder).read_text("utf-8")
+    assert '<p class="warning">The winner: its normalised entropy on the test split is 1.0312, above 1' in source
+
+
+def test_the_title_names_the_models_that_were_searched(make_search):
+    source = search_page(make_search("a", models=["deepfm", "fm"])).read_text("utf-8")
+    assert "deepfm, fm on movielens-1m: 4 trials" in source
+
+
+def test_runs_with_a_page_are_linked(make_search, read_page):
+    folder = make_search("a")
+    (folder / "trials/0003/report.html").touch()
+    page = read_page(search_page(folder))
+    assert [attrs["href"] for tag, attrs in page.elements if tag == "a"] == ["trials/0003/report.html"] * 2
 
 
 def test_every_trial_is_a_row_with_its_parameters(make_search, read_page):
@@ -57,7 +83,7 @@ def test_every_trial_is_a_row_with_its_parameters(make_search, read_page):
     ]
     assert texts(full)[0] == "full"
     assert texts(full)[-1] == "|639,616 bytes, the budget is 320,000"
-    assert texts(first) == ["0", "complete", "0.8801", "0.300", "61.5", "8", "0.001235", "|trials/0000"]
+    assert texts(first) == ["0", "complete", "0.8801", "0.300", "61.5", "8", "0.001235", "trials/0000"]
     assert texts(pruned)[1:3] == ["pruned", "0.8000"]
     assert texts(failed)[-1] == "|ValueError: <b>boom</b>"
     assert texts(winner)[-1] == "winner, on the front|trials/0003"

@@ -77,3 +77,24 @@ def test_the_least_missed_goes_first() -> None:
     assert found == {"better": 8, "worse": 0}
     change, error = auc_change(of_two({"better": 8, "worse": 8}), of_two({"better": 0, "worse": 8}))
     assert 0 < -change < CHANCE * error  # the other way round would have passed too
+
+
+def test_many_fields_of_little_use_do_not_go_one_by_one() -> None:
+    """Of 26 fields that add the same little beside one that tells much, no more go than all together may cost."""
+    rows, most = 40_000, 5e-4
+    draw = torch.Generator().manual_seed(0)
+    values, strong = 0.08 * torch.randn(26, rows, generator=draw), 3 * torch.randn(rows, generator=draw)
+    labels = (torch.rand(rows, generator=draw) < (values.sum(0) + strong).sigmoid()).float()
+
+    def of_used(widths: Mapping[str, int]) -> Predictions:
+        out = Predictions()
+        out.append(values[[w > 0 for w in widths.values()]].sum(0) + strong, labels)
+        return out
+
+    tables = {f"t{i}": 10 for i in range(26)}
+    space = parse_space({"embedding.options.widths.*": CHOICES}, tables, "space")
+    start = dict.fromkeys(tables, 8)
+    for limit in (most, 1.0):  # each field alone costs less than either
+        found = by_table(space, narrowed(space, {p.name: 8 for p in space.params}, of_used, TASK, limit))
+        change, error = auc_change(of_used(start), of_used(found))
+        assert -change <= min(limit, CHANCE * error)

@@ -96,7 +96,8 @@ def test_a_search_under_a_budget(make_search: MakeSearch, tmp_path: Path) -> Non
     winner = next(r for r in found if r["winner"])
     assert winner["auc"] == max(r["auc"] for r in complete)
     tested = {r["run"] for r in complete if (out / r["run"] / "DONE").exists()}
-    assert tested == {winner["run"], uniform["run"]}
+    best_trial = max((r for r in complete if not r["enqueued"]), key=lambda r: r["auc"])
+    assert tested == {best_trial["run"]} | {r["run"] for r in complete if r["enqueued"]}
     best = load_config(out / "best.yaml")
     assert best == load_run(out / winner["run"]).config
     report = load_run(out / winner["run"]).report
@@ -107,6 +108,41 @@ def test_a_search_under_a_budget(make_search: MakeSearch, tmp_path: Path) -> Non
     assert (widths is None) == (winner["enqueued"] is not None)
     assert (out / "report.html").is_file()
     assert any("no trial beat" in note for note in notes(summary)) == bool(winner["enqueued"])
+
+
+def test_baselines_get_the_settings_that_were_searched_and_the_lead_its_spread(
+    make_search: MakeSearch, tmp_path: Path
+) -> None:
+    space = RATE | {"embedding.backend": {"choices": ["hash", "low_rank"]}}
+    search = make_search("training.epochs=1", budget="0.6", space=space, baselines=["full", "uniform"])
+    out = tmp_path / "out"
+    summary = run(search, out, 3, seeds=3)
+    found = {r["enqueued"] or r["number"]: r for r in rows(out)}
+    best = max((r for name, r in found.items() if isinstance(name, int)), key=lambda r: r["auc"])
+    tuned = found.pop(f"uniform, settings of trial {best['number']}")
+    assert list(found) == ["full", "uniform", 0, 1, 2]  # full is too large, whatever its learning rate
+    base, mine, theirs = (load_run(out / r["run"]).config for r in (found["uniform"], tuned, best))
+    assert mine.training == theirs.training != base.training
+    assert mine.embedding == base.embedding
+
+    lead = summary["lead"]
+    rule = max(tuned, found["uniform"], key=lambda r: r["auc"])
+    assert (lead["trial"], lead["baseline"]) == (f"trial {best['number']}", rule["enqueued"])
+    assert lead["seeds"] == [1, 2, 3]
+    for row, values in ((best, lead["trial_test"]), (rule, lead["baseline_test"])):
+        runs = [load_run(out / f"{row['run']}{seed}") for seed in ("", "-seed2", "-seed3")]
+        assert [r.config.seed for r in runs] == [1, 2, 3]
+        assert [r.report["auc"] for r in runs] == values
+        assert len({r.config.model_copy(update={"seed": 0}).model_dump_json() for r in runs}) == 1
+    ahead = [a - b for a, b in zip(lead["trial_test"], lead["baseline_test"])]
+    assert lead["mean"] == pytest.approx(sum(ahead) / 3)
+    assert lead["std"] == pytest.approx((sum((x - lead["mean"]) ** 2 for x in ahead) / 2) ** 0.5)
+    assert 0 < lead["stderr"] < 0.1
+    assert f"{lead['mean']:+.5f} ± {lead['std']:.5f} over 3 seeds" in " ".join(notes(summary))
+
+    again = run(search, out, 3, Stops(1, AssertionError("trained again")), resume=True)
+    assert again["lead"]["seeds"] == [1]  # what is not asked for is not shown
+    assert again["lead"]["std"] is None
 
 
 def test_same_seed_same_study_also_when_stopped(make_search: MakeSearch, tmp_path: Path) -> None:
@@ -290,7 +326,7 @@ def test_two_processes_on_one_study(make_search: MakeSearch, tmp_path: Path) -> 
 
 def test_an_infeasible_trial_takes_the_least_that_its_method_can(make_search: MakeSearch) -> None:
     search = make_search("embedding.backend=field_dim", budget="1KB", space=RATE)
-    with pytest.raises(Infeasible, match="the least it can reach is") as found:
+    with pytest.raises(Infeasible, match="12,424 bytes, the budget is 1,000") as found:
         planned_bytes(search, search.run_config({}))
     assert f"{found.value.bytes:,} bytes" in str(found.value)
     assert found.value.bytes < search.full_bytes
