@@ -29,7 +29,8 @@ from recsys_emb.report.figure import (
     styled,
 )
 from recsys_emb.report.frames import Rows, records
-from recsys_emb.report.intervals import half_width
+from recsys_emb.report.intervals import Z95, half_width
+from recsys_emb.report.quality import Bin
 from recsys_emb.sizes import MB, human_bytes
 
 SHOWN_TABLES = 40
@@ -142,12 +143,13 @@ def auc_intervals(rows: Rows, change: bool = False, ax: Axes | None = None) -> A
         return ax
 
 
-def learning_curves(events: Rows, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+def learning_curves(events: Rows, axes: Sequence[Axes] | None = None, best_step: int | None = None) -> Sequence[Axes]:
     """Loss of training batches and of evaluations (first axes) and validation AUC (second) against the step.
 
     Args:
         events: of ``RunDir.metrics`` or ``events_frame``, the lines of ``metrics.jsonl``.
         axes: two axes.
+        best_step: of the report: the evaluation of the last stage whose weights were kept is marked.
     """
     events = records(events)
     with styled():
@@ -165,16 +167,54 @@ def learning_curves(events: Rows, axes: Sequence[Axes] | None = None) -> Sequenc
                 losses, evals, "logloss", plain(f"{prefix}validation logloss"), color=COLOURS[1], marker="s", **marked
             )
             _line(aucs, evals, "auc", plain(f"{prefix}validation AUC"), color=COLOURS[2], marker="^", **marked)
+        kept = _kept(events, best_step)
+        for event in kept:
+            for ax in axes:
+                ax.axvline(event["step"], color=INK, linewidth=1, linestyle=":")
+            ring: dict[str, Any] = {"marker": "o", "markersize": 11, "fillstyle": "none", "linestyle": "none"}
+            told = f"kept: epoch {event['epoch']:g}, step {event['step']:,}"
+            aucs.plot([event["step"]], [event["auc"]], color=INK, label=told, **ring)
         losses.set_ylabel("Loss (nats)")
         aucs.set_ylabel("Validation AUC")
         aucs.set_xlabel("Step (batches)")
         if losses.get_lines():
             losses.legend(frameon=False)
-        if len(stages) > 1 and aucs.get_lines():
+        if kept or (len(stages) > 1 and aucs.get_lines()):
             aucs.legend(frameon=False)
         for ax in axes:
             finish(ax)
         return axes
+
+
+def calibration(bins: Sequence[Bin], ax: Axes | None = None) -> Axes:
+    """Share of clicks against mean prediction, with 95 % intervals; on the dashed line they are equal.
+
+    Args:
+        bins: of ``quality.deciles``.
+        ax: where to draw.
+    """
+    with styled():
+        ax = ax or new_axes(height=4.6)[0]
+        highest = min(1.0, 1.08 * max([1e-6, *(max(b.predicted, b.clicked + Z95 * b.error) for b in bins)]))
+        ax.plot([0, highest], [0, highest], color=INK, linewidth=1, linestyle="--", label="predicted = clicked")
+        ax.errorbar(
+            [b.predicted for b in bins],
+            [b.clicked for b in bins],
+            yerr=[Z95 * b.error for b in bins],
+            color=COLOURS[0],
+            marker="o",
+            markersize=5,
+            linewidth=1.3,
+            elinewidth=1,
+            capsize=2.5,
+            label="a tenth of the rows",
+        )
+        ax.set_xlim(0, highest)
+        ax.set_ylim(0, highest)
+        ax.set_xlabel("Mean predicted probability")
+        ax.set_ylabel("Share of clicks")
+        ax.legend(frameon=False, loc="upper left")
+        return finish(ax)
 
 
 def bytes_by_table(tables: Rows, ax: Axes | None = None) -> Axes:
@@ -202,6 +242,12 @@ def bytes_by_table(tables: Rows, ax: Axes | None = None) -> Axes:
         finish(ax)
         ax.grid(False, axis="y")
         return ax
+
+
+def _kept(events: Sequence[Mapping[str, Any]], best_step: int | None) -> list[Mapping[str, Any]]:
+    """The evaluation of the last training stage whose weights were kept; none where it is not among the events."""
+    evals = [e for e in events if e.get("event") == "eval"]
+    return [e for e in evals if e["step"] == best_step and e.get("stage") == evals[-1].get("stage")][:1]
 
 
 def _line(ax: Axes, events: Sequence[Mapping[str, Any]], key: str, name: str, **style: Any) -> None:

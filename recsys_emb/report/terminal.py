@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from recsys_emb.report.intervals import half_width
 from recsys_emb.sizes import human_bytes
 from recsys_emb.training.main_metric import main_metric_in
 
@@ -15,7 +16,7 @@ from recsys_emb.training.main_metric import main_metric_in
 def run_table(report: Mapping[str, Any], folder: Path) -> Table:
     """What a training gave."""
     table, main = _facts(report), main_metric_in(report)
-    table.add_row(f"test {main.title}", f"{main.of(report):.5f}")
+    table.add_row(f"test {main.title}", _with_interval(main.of(report), report.get(f"{main.key}_stderr")))
     if report["bayes_auc"] is not None:
         table.add_row("gap to Bayes", f"{report['bayes_auc'] - report['auc']:.5f}")
     if report["gauc"] is not None:
@@ -45,7 +46,9 @@ def artifact_table(report: Mapping[str, Any], folder: Path) -> Table:
     main = main_metric_in(report)
     if report[main.key] is not None:
         error = report["logit_error"]
-        table.add_row(f"test {main.title}", f"{main.of(report):.5f}")
+        table.add_row(f"test {main.title}", _with_interval(main.of(report), report.get(f"{main.key}_stderr")))
+        if (change := report.get("change_from_run")) is not None:
+            table.add_row("against the run's", _with_interval(change[main.key], change["stderr"], "+.5f"))
         table.add_row("logits off by", f"{error['max']:.1e} at most, {error['mean']:.1e} on average")
     table.add_row("artifact", str(folder))
     return table
@@ -57,6 +60,12 @@ def _facts(report: Mapping[str, Any]) -> Table:
     table.add_column(style="bold")
     table.add_column(justify="right")
     return table
+
+
+def _with_interval(value: float, stderr: float | None, spec: str = ".5f") -> str:
+    """A figure and how far its 95 % interval reaches, where that is known."""
+    reach = half_width(stderr)
+    return format(value, spec) + ("" if reach is None else f" ± {reach:.5f} (95 %)")
 
 
 def embedding_size(report: Mapping[str, Any]) -> str:

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def auc_stderr(scores: Array, labels: Array, weights: Array | None = None) -> float:
-    """The standard error of an AUC: how far other rows of the same kind would move it.
+def auc_with_error(scores: Array, labels: Array, weights: Array | None = None) -> tuple[float, float]:
+    """The area under the ROC curve, and its standard error: how far other rows of the same kind would move it.
 
     Args:
         scores: float [N].
         labels: [N], 0 or 1, both there.
         weights: float [N].
     """
-    return _mean_and_error(wins(scores, labels, weights), labels, weights)[1]
+    return _mean_and_error(wins(scores, labels, weights), labels, weights)
 
 
 def auc_change(before: Array, after: Array, labels: Array, weights: Array | None = None) -> tuple[float, float]:

@@ -138,7 +138,7 @@ def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
 def auc_stderr(predictions: Predictions) -> float:
     """The standard error of an AUC: how far another test set of the same kind would move it. See ``delong.py``."""
     weights = None if predictions.weights is None else predictions.weights.numpy()
-    return delong.auc_stderr(predictions.logits.numpy(), predictions.labels.numpy(), weights)
+    return delong.auc_with_error(predictions.logits.numpy(), predictions.labels.numpy(), weights)[1]
 
 
 def auc_change(before: Predictions, after: Predictions) -> tuple[float, float]:
@@ -251,10 +251,10 @@ def evaluate(predictions: Predictions) -> dict[str, float | None]:
     logits, labels, weights = predictions.logits, predictions.labels, predictions.weights
     return {
         "auc": auc(logits, labels, weights),
-        "auc_stderr": auc_stderr(predictions),
         "logloss": logloss(logits, labels, weights),
         "ne": normalized_entropy(logits, labels, weights),
         "calibration": calibration(logits, labels, weights),
+        "auc_stderr": auc_stderr(predictions),
         **_gauc_of_known(predictions),
         "rows": len(logits),
     }

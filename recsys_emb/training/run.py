@@ -186,6 +186,7 @@ def _train(
         report = {
             **task_of(config).metrics(predicted),
             **report,
+            "unknown_share": dataset.unknown_share("test"),
             "peak_rss_bytes": world.all_reduce_max(runtime.peak_rss_bytes()),
             "device": str(device),
             "precision": precision,
@@ -235,6 +236,7 @@ def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcome
         "best_step": trainings[-1].best_step if trainings else 0,
         "task": config.task,
         "model": config.model.name,
+        "first_order": model.first_order,
         "backend": config.embedding.backend if made is None else f"{config.embedding.backend}+{made.method}",
         "method": None if made is None else made.method,
         "dataset": dataset.name,

@@ -70,7 +70,7 @@ class ClickThrough(Task):
 
     name = "ctr"
     main = MAIN_METRICS["ctr"]
-    keys = ("auc", "auc_stderr", "logloss", "ne", "calibration", "gauc", "gauc_users", "gauc_rows", "users", "rows")
+    keys = ("auc", "logloss", "ne", "calibration", "auc_stderr", "gauc", "gauc_users", "gauc_rows", "users", "rows")
 
     def check(self, split: Split) -> None:
         if len(split) and (most := int(split.labels.max())) > 1:

@@ -148,7 +148,7 @@ class Page(HTMLParser):
         if tag == "h2":
             self._heading = ""
         if tag == "table":
-            self._tables[self._heading.split("\n")[0]] = len(self.rows)
+            self._tables.setdefault(self._heading, len(self.rows))
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -168,7 +168,7 @@ class Page(HTMLParser):
             self._cell = None
 
     def table(self, heading):
-        """Of the table below a heading: the (first) place of each column by its title, then its rows."""
+        """Below a heading: the (first) place of each column of its first table by title, then all rows."""
         start = self._tables[heading]
         end = min([at for at in self._tables.values() if at > start], default=len(self.rows))
         header, *rows = self.rows[start:end]

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recsys_emb.report import compare, run_page, search_page
+from recsys_emb.training.stored_predictions import StoredPredictions
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAGES = ("compare", "run", "search")
@@ -30,14 +32,25 @@ def written(make_run: Callable[..., Path], make_search: Callable[..., Path], tmp
 
     def write(kind: str) -> Path:
         if kind == "run":
-            return run_page(make_run("a-run-with-a-rather-long-name-" * 3, bayes_auc=0.9))
+            labels = np.tile([0, 0, 1], 100).astype(np.uint8)
+            predictions = StoredPredictions(np.linspace(-3, 1, 300, dtype=np.float32), labels, known_user=labels > 0)
+            shares = {f"field_with_a_long_name_{i}": i / 10 for i in range(5)}
+            figures = {"bayes_auc": 0.9, "unknown_share": shares, "best_step": 800, "first_order": True}
+            return run_page(make_run("a-run-with-a-rather-long-name-" * 3, predictions=predictions, **figures))
         if kind == "search":
             return search_page(make_search("a-search"))
         aucs = {"full": (0.8912, 0.8947, 0.8921), "hash": (0.8876, 0.8881, 0.8869), "mixed_dim": (0.8901, 0.8899, 0.89)}
         for backend, of_seeds in aucs.items():
             for seed, auc in enumerate(of_seeds):
-                make_run(f"{backend}-{seed}", backend=backend, seed=seed, auc=auc, serving_bytes=len(backend) * 10**6)
-        compare(sorted(p.parent for p in tmp_path.glob("*/DONE")), tmp_path / "compare.html")
+                everything = {
+                    "vocabulary_bytes": 89_308,
+                    "served_bytes": 4_574_123,
+                    "bayes_auc": 0.9,
+                    "auc_stderr": 0.01,
+                }
+                everything |= {"serving_bytes": len(backend) * 10**8, "peak_rss_bytes": 12_345_678_901}
+                run = make_run(f"{backend}-{seed}", backend=backend, seed=seed, auc=auc, budget="5GB", **everything)
+        compare(sorted(p.parent for p in tmp_path.glob("*/DONE")), tmp_path / "compare.html", against=run)
         return tmp_path / "compare.html"
 
     return write
@@ -63,6 +76,28 @@ def test_a_page_is_quiet_and_fits_its_window(browser, written, kind, width, sche
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if width >= 1200:  # on a telephone wide tables scroll in their boxes
         assert page.evaluate("[...document.querySelectorAll('.scroll')].every(e => e.scrollWidth <= e.clientWidth)")
+    page.context.close()
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_what_is_wider_than_the_window_says_that_it_scrolls(browser, written, kind):
+    page, _ = opened(browser, written(kind), 420)
+    wide = "e => e.scrollWidth > e.clientWidth"
+    told = "e => getComputedStyle(e, '::before').content.includes('Scroll sideways')"
+    boxes = page.query_selector_all(".scroll")
+    assert any(box.evaluate(wide) for box in boxes)
+    assert [box.evaluate(told) for box in boxes] == [box.evaluate(wide) for box in boxes]
+    page.set_viewport_size({"width": 1300, "height": 800})
+    page.wait_for_function("!document.querySelector('.scrolls')")
+    page.context.close()
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_both_halves_of_a_wide_window_are_used(browser, written, kind):
+    page, _ = opened(browser, written(kind), 1300)
+    ends = """[...document.querySelector('main').children].map(part => Math.max(
+        ...[...part.querySelectorAll('table, .cards, figure, pre')].map(e => e.getBoundingClientRect().right)))"""
+    assert min(page.evaluate(ends)) > 1200
     page.context.close()
 
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 
 import numpy as np
+from sklearn.metrics import log_loss, roc_auc_score
 
 from recsys_emb.report import plots, run_page
 from recsys_emb.training.run_dir import load_run
+from recsys_emb.training.stored_predictions import StoredPredictions
+
+RNG = np.random.default_rng(3)
+LOGITS = RNG.normal(-1, 1, 500).astype(np.float32)
+LABELS = (RNG.random(500) < 1 / (1 + np.exp(-LOGITS))).astype(np.uint8)
+KNOWN = RNG.random(500) < 0.7
 
 
 def test_everything_of_a_run_on_one_page(make_run, read_page):
@@ -26,6 +33,7 @@ def test_everything_of_a_run_on_one_page(make_run, read_page):
         "<dt>Peak RSS</dt><dd>812.3 MB<small>812,345,678 bytes</small>",
         "learning_rate: 0.001",
         "&quot;torch&quot;: &quot;2.13.0&quot;",
+        "best possible AUC",
         'aria-label="Learning curve"',
         'aria-label="Serving bytes of each embedding table"',
     ):
@@ -39,6 +47,43 @@ def test_tables_and_their_total_are_those_of_the_report(make_run, read_page):
     assert user == ["user", "6,041", "6,041", "16", "386,624", "full"]
     assert item == ["item", "3,953", "988", "16", "63,232", "hash"]
     assert total == ["Total", "", "", "", "449,856", ""]
+
+
+def test_how_sure_the_auc_is_and_what_gauc_covers(make_run, read_page):
+    covered = {"gauc_users": 29, "users": 60, "gauc_rows": 300, "rows": 1000}
+    source = read_page(run_page(make_run("a", auc_stderr=0.002, **covered))).source
+    assert "<small>± 0.0039 (95 %): area under the ROC curve" in source
+    assert "29 of 60 users, 300 of 1,000 rows (users with clicks and non-clicks)" in source
+
+
+def test_the_evaluation_whose_weights_were_kept_is_marked(make_run):
+    events = load_run(make_run("a")).metrics()
+    (ring,) = (line for line in plots.learning_curves(events, best_step=800)[1].get_lines() if line.get_marker() == "o")
+    assert ring.get_xydata().tolist() == [[800, next(e["auc"] for e in events if e["step"] == 800 and "auc" in e)]]
+    assert ring.get_label() == "kept: epoch 4, step 800"
+    assert len(plots.learning_curves(events, best_step=801)[1].get_lines()) == 1
+
+
+def test_calibration_and_users_are_of_the_predictions_that_the_run_keeps(make_run, read_page):
+    predictions = StoredPredictions(LOGITS, LABELS, known_user=KNOWN)
+    page = read_page(run_page(make_run("a", predictions=predictions, unknown_share={"user": 0.25, "item": 0.0})))
+    page.assert_self_contained()
+    assert 'aria-label="Calibration by decile"' in page.source
+    assert "1 of 2 fields have none in the test split." in page.source
+    column, known, unknown, field_header, field = page.table("Known and unknown values")
+    for row, rows in ((known, KNOWN), (unknown, ~KNOWN)):
+        assert row[column["Rows"]]["text"] == str(rows.sum())
+        assert row[column["AUC"]]["text"] == f"{roc_auc_score(LABELS[rows], LOGITS[rows]):.4f}"
+        assert row[column["Logloss"]]["text"] == f"{log_loss(LABELS[rows], 1 / (1 + np.exp(-LOGITS[rows]))):.4f}"
+        assert row[column["Click rate"]]["text"] == f"{LABELS[rows].mean():.4f}"
+    assert [cell["text"] for cell in field_header] == ["Field", "Unknown values"]
+    assert [cell["text"] for cell in field] == ["user", "25.00%"]
+
+
+def test_why_a_table_has_a_column_more_is_said(make_run):
+    said = "deepfm looks up 17 columns of an id: the 16 of model.embedding_dim, and its first-order weight"
+    assert said in run_page(make_run("a", first_order=True)).read_text("utf-8")
+    assert "first-order weight, which" not in run_page(make_run("b", first_order=False)).read_text("utf-8")
 
 
 def test_without_bayes_curve_tables_or_environment_the_page_is_shorter(make_run, tmp_path):

@@ -25,7 +25,7 @@ from recsys_emb.training.metrics import (
     normalized_entropy,
 )
 
-METRICS = ["auc", "auc_stderr", "logloss", "ne", "calibration", "gauc", "gauc_users", "gauc_rows", "users", "rows"]
+METRICS = ["auc", "logloss", "ne", "calibration", "auc_stderr", "gauc", "gauc_users", "gauc_rows", "users", "rows"]
 
 
 @st.composite
