@@ -60,7 +60,7 @@ class FieldEmbedding(nn.Module):
         kjt = sparse if sequences is None else KeyedJaggedTensor.concat([sparse, sequences])
         looked = lookup_features(self.backend, self._features, kjt, checked=True)
         if self._all_single:
-            return looked.rows.view(self.num_fields, kjt.stride(), self.width).transpose(0, 1), {}
+            return _by_row(looked.rows.view(self.num_fields, kjt.stride(), self.width)), {}
         parts = looked.by_feature()
         vectors = []
         for key in self.pooled_keys:
@@ -70,4 +70,10 @@ class FieldEmbedding(nn.Module):
         for key in self._kept:
             rows, lengths, _ = parts[self._at[key]]
             kept[key] = JaggedTensor(rows, lengths=lengths)
-        return torch.stack(vectors).transpose(0, 1), kept
+        return _by_row(torch.stack(vectors)), kept
+
+
+def _by_row(fields: Tensor) -> Tensor:
+    """[F, B, D] -> [B, F, D]; without a copy, unless in a graph, which would hold for B = 1 or for the rest only."""
+    rows = fields.transpose(0, 1)
+    return rows.contiguous() if torch.compiler.is_compiling() else rows

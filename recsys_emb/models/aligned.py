@@ -19,7 +19,7 @@ LEAST = 4 * FLOATS
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether ``AlignedLinear`` is faster than ``F.linear`` for x [..., I] and weight [O, I]."""
-    if x.device.type != "cpu" or x.dim() != 2 or torch.is_autocast_enabled("cpu"):
+    if x.device.type != "cpu" or x.dim() != 2 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
     same = x.dtype == weight.dtype == torch.float32
     return same and any(width >= LEAST and width % FLOATS for width in weight.shape)

@@ -76,7 +76,7 @@ class _Attend(torch.autograd.Function):
         dim = width // 3 // heads
         with torch.autocast(projected.device.type, enabled=False):
             by_head = projected.view(batch, fields, 3, heads, dim).permute(2, 3, 0, 1, 4)
-            query, key, value = qkv = by_head.reshape(3, heads * batch, fields, dim)  # the copy that products need
+            query, key, value = qkv = by_head.contiguous().view(3, heads * batch, fields, dim)  # what products need
             scores = torch.bmm(query, key.transpose(1, 2))
             if scale != 1:
                 scores *= scale
@@ -84,7 +84,7 @@ class _Attend(torch.autograd.Function):
             out = torch.bmm(weights if kept is None else weights * kept.to(weights.dtype), value)
         ctx.save_for_backward(qkv, weights, kept)
         ctx.heads, ctx.scale = heads, scale
-        return out.view(heads, batch, fields, dim).permute(1, 2, 0, 3).reshape(batch, fields, heads * dim)
+        return out.view(heads, batch, fields, dim).permute(1, 2, 0, 3).contiguous().view(batch, fields, heads * dim)
 
     @staticmethod
     @once_differentiable

@@ -220,11 +220,12 @@ class TargetAttention(nn.Module):
 
     def forward(self, target: Tensor, history: Tensor, lengths: Tensor) -> Tensor:
         """target [B, K], history [n, K] row after row, lengths int64 [B] -> [B, K]; empty histories give zeros."""
-        rows = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(history))
+        batch = lengths.shape[0]
+        rows = torch.arange(batch, device=lengths.device).repeat_interleave(lengths, output_size=history.shape[0])
         query = target.index_select(0, rows)
         weight = self.unit(torch.cat([query, history, query - history, query * history], dim=1))  # float32 [n]
         if self.softmax:
-            weight = jagged_softmax(weight, rows, len(lengths))
+            weight = jagged_softmax(weight, rows, batch)
         return history.new_zeros(target.shape).index_add(0, rows, weight[:, None] * history)
 
 

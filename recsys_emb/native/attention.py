@@ -21,7 +21,7 @@ LANES = 8
 
 def fits(projected: Tensor, heads: int) -> bool:
     """Whether ``Attend`` takes this, on this machine."""
-    if projected.device.type != "cpu" or projected.dtype != torch.float32:
+    if projected.device.type != "cpu" or projected.dtype != torch.float32 or torch.compiler.is_compiling():
         return False
     return projected.shape[-1] // 3 // heads % LANES == 0 and _library() is not None
 

@@ -68,12 +68,10 @@ class RowsColumns(nn.Module):
     def _places(self) -> Tensor:
         """int64 [T, D]: where a table's kept row holds each column; -1 where it does not."""
         device = self.columns.device
-        widths = torch.tensor(self.widths, device=device)
-        table = torch.arange(len(widths), device=device).repeat_interleave(widths)
-        place = torch.arange(len(table), device=device) - (widths.cumsum(0) - widths)[table]
-        out = torch.full((len(widths), self.dim), -1, device=device)
-        out[table, self.columns.long()] = place
-        return out
+        place = torch.tensor([p for width in self.widths for p in range(width)], device=device)
+        table = torch.tensor([t for t, width in enumerate(self.widths) for _ in range(width)], device=device)
+        out = torch.full([len(self.widths) * self.dim], -1, device=device)
+        return out.scatter(0, table * self.dim + self.columns, place).view(-1, self.dim)
 
     def per_table(self) -> list[tuple[int, int, int]]:
         """Rows, columns and bytes of each table, without the index that they share."""
