@@ -14,7 +14,7 @@ from recsys_emb.data.store import FORMAT_VERSION
 from recsys_emb.data.writer import SplitWriter
 
 
-def criteo_rows(folder: Path, ids: int, rows: int, splits: Sequence[str] = ("train",)) -> None:
+def criteo_rows(folder: Path, ids: int, rows: int, splits: Sequence[str] = ("train", "valid")) -> None:
     """26 fields of Criteo's relative sizes, Zipf ids, 13 dense values; all splits hold the same rows."""
     rng = np.random.default_rng(1)
     sizes = scale_cardinalities(ids)
@@ -71,7 +71,7 @@ def _write(
     looked: dict[str, np.ndarray],
     jagged: dict[str, tuple[np.ndarray, np.ndarray]],
     rng: np.random.Generator,
-    splits: Sequence[str] = ("train",),
+    splits: Sequence[str] = ("train", "valid"),
 ) -> None:
     """The folder of ``store.py``. Counts fall with the id, as an encoder's do: those of the draws, put in order."""
     (folder / "counts").mkdir(parents=True)

@@ -94,7 +94,7 @@ def backend_config(arguments: Any, name: str, data: Path) -> RunConfig:
     try:
         plan(config, open_dataset(data))
     except BudgetTooSmall as error:
-        return at(error.least)
+        return at(error.min_bytes)
     return config
 
 

@@ -77,6 +77,7 @@ METHODS = (
     _after("drop_unseen", own_size=True),
     _after("prune", Choice(), Choice({"structure": "elements"}), Choice({"structure": "rows_columns"})),
     _after("svd", Choice(), Choice({"weighting": "none"})),
+    _after("pq", Choice(), Choice({"bits": 4}), Choice({"bits": 5})),
     _after("quantized_svd", Choice(), Choice({"bits": 8}), Choice({"weighting": "none"})),
     Method("full, smaller D", "full", (Choice(), LESS_L2, Choice(l2=0.01)), width=widest_within),
     _trained("hash", Choice(), LESS_L2, Choice({"balance": 1.0})),

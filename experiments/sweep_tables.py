@@ -89,13 +89,13 @@ def trials_table(trials: dict[str, list[Row]]) -> list[str]:
     """The choices that each method was offered, the one that it took in bold."""
     lines = ["| options tried: validation AUC | | | |", "|---|---|---|---|"]
     for method, rows in trials.items():
-        top = max(r.get("valid_auc", 0.0) for r in rows)
+        best = max(rows, key=lambda r: r.get("valid_auc", 0.0))  # the first of equals, as the sweep takes it
         cells = []
         for row in rows:
             options = {**row["options"], **({"l2": f"x {row['l2']:g}"} if row["l2"] != 1 else {})}
             text = ", ".join(f"{k} {v}" for k, v in options.items()) or "default"
             score = f"{row['valid_auc']:.4f}" if "valid_auc" in row else "out of reach"
-            cells.append(f"**{text}: {score}**" if row.get("valid_auc") == top else f"{text}: {score}")
+            cells.append(f"**{text}: {score}**" if row is best and "valid_auc" in row else f"{text}: {score}")
         budget = rows[0]["budget"]
         where = "" if budget is None else f" at 1/{1 / budget:g}"
         lines.append(f"| {method}{where} | {' | '.join([*cells, *[''] * (3 - len(cells))])} |")

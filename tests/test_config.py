@@ -47,11 +47,11 @@ def test_overrides_are_yaml_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"trainning": {}}, ["trainning: unknown key", "did you mean 'training'", "allowed: data, model"]),
+        ({"trainning": {}}, ["trainning: unknown key", "did you mean 'training'", "allowed: task, data, model"]),
         ({"training": {"epoch": 3}}, ["training.epoch: unknown key", "did you mean 'epochs'", "batch_size"]),
         ({"training": {"epochs": 0}}, ["training.epochs", "greater than or equal to 1", "got 0"]),
         ({"training": {"epochs": "many"}}, ["training.epochs", "integer", "got 'many'"]),
-        ({"training": {"precision": "fp64"}}, ["training.precision", "'fp32', 'bf16' or 'auto'", "got 'fp64'"]),
+        ({"training": {"precision": "fp64"}}, ["training.precision", "'fp32', 'tf32', 'bf16' or 'auto'", "got 'fp64'"]),
         ({"model": {"name": "deepfmm"}}, ["unknown model 'deepfmm'", "did you mean 'deepfm'", "autoint"]),
         ({"model": {"name": "deepfm", "heads": 2}}, ["model.heads: unknown key", "hidden"]),
         ({"model": {"embedding_dim": 2}}, ["model.name: missing", "deepfm"]),

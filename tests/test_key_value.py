@@ -28,7 +28,7 @@ def test_a_name_with_dots_or_an_equals_sign_stands_in_quotes() -> None:
 def test_a_data_option_that_is_no_yaml_is_a_text_and_so_is_1e3(tmp_path: Path) -> None:
     options = ["label=1e-3", "separator=\t", "categorical=[a]", "split.column=part"]
     source = make_source("table", tmp_path, options=options)
-    assert (source.options.label, source.options.separator) == ("1e-3", "\t")
+    assert (source.options.label.column, source.options.separator) == ("1e-3", "\t")
     assert source.options.split.column == "part"
 
 

@@ -58,8 +58,9 @@ class MultiHeadSelfAttention(nn.Module):
         else:
             out = _Attend.apply(projected, kept, self.heads, self.scale)  # type: ignore[no-untyped-call]
         if self.residual is not None:
-            out += self.residual(x)  # in place, as ReLU: nothing that large is made in vain
-        return torch.relu_(out if self.norm is None else self.norm(out))
+            out = out + self.residual(x)  # not in place: what a custom function gives may be a view
+        out = out if self.norm is None else self.norm(out)
+        return torch.relu(out) if self.residual is None and self.norm is None else torch.relu_(out)
 
 
 class _Attend(torch.autograd.Function):

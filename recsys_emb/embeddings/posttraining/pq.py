@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
+from recsys_emb.embeddings.composed import project
 from recsys_emb.embeddings.counts import per_id
 from recsys_emb.embeddings.posttraining._codebooks import (
     Sample,
@@ -131,8 +132,7 @@ class PQ(PostTraining[PQConfig]):
             code = unpack(self.codes, byte, coded, bits) if len(self.codes) else torch.zeros_like(ids)
             place = row + (torch.where(kept, ids, code) if level == 0 else code)
             picked.append(torch.where(ids < covered, place, self.zeros))
-        with torch.autocast(ids.device.type, enabled=False):  # vectors are fp32 whatever the dense part uses
-            return F.embedding_bag(torch.stack(picked, dim=1), self.codebook_rows(), mode="sum")
+        return F.embedding_bag(torch.stack(picked, dim=1), self.codebook_rows(), norm_type=2.0, mode="sum")
 
     def codebook_rows(self) -> Tensor:
         """The rows of all codebooks in D columns, table after table and level after level, then zeros. [R + 1, D]"""
@@ -394,7 +394,8 @@ def _expanded(layout: Layout, form: TableForm, books: Tensor) -> Tensor:
     if not layout.has_basis(form):
         return rows
     mean, basis = rest[:dim], rest[dim:].view(width, dim)
-    return rows @ basis + F.pad(mean.expand(1 << form.bits[0], dim), (0, 0, 0, len(rows) - (1 << form.bits[0])))
+    first = 1 << form.bits[0]  # the mean is part of the first level's rows
+    return project(rows, basis[None], [len(rows)]) + F.pad(mean.expand(first, dim), (0, 0, 0, len(rows) - first))
 
 
 def _half(x: Tensor) -> Tensor:
