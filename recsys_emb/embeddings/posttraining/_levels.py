@@ -74,6 +74,11 @@ class Layout(NamedTuple):
         return self.code_bytes(form) + 2 * self.floats(form)
 
 
+def uniform(layout: Layout, ids: int, bits: int, levels: int, width: int | None = None) -> TableForm:
+    """All ids with the same number of codes."""
+    return TableForm(width=width or layout.dim, bits=(bits,) * levels, ids=(ids,) * levels)
+
+
 class Option(NamedTuple):
     """A form that a table may take, and the weighted squared error of its rows in it."""
 
