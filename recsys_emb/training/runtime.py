@@ -50,8 +50,8 @@ def configure(seed: int, precision: str) -> None:
     medium = precision == "bf16" or not torch.cpu._is_amx_tile_supported()
     torch.set_float32_matmul_precision("medium" if medium else "highest")  # of the card, too
     backends: Any = torch.backends  # its stubs know less
-    for products in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
-        products.fp32_precision = "ieee" if precision == "fp32" else "tf32"
+    backends.cuda.matmul.fp32_precision = "ieee" if precision == "fp32" else "tf32"
+    backends.cudnn.allow_tf32 = precision != "fp32"  # by this name torch.export asks for it
     keep_freed_memory()
 
 

@@ -10,18 +10,17 @@ import torch
 from recsys_emb.training import runtime
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
-PRODUCTS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
 
 
 @pytest.fixture
 def settings() -> Iterator[None]:
     """Puts torch's settings back."""
-    before = torch.get_float32_matmul_precision(), [p.fp32_precision for p in PRODUCTS], torch.get_rng_state()
+    before = torch.get_float32_matmul_precision(), MATMUL.fp32_precision, CUDNN.allow_tf32, torch.get_rng_state()
     yield
     torch.set_float32_matmul_precision(before[0])
-    for products, precision in zip(PRODUCTS, before[1]):
-        products.fp32_precision = precision
-    torch.set_rng_state(before[2])
+    MATMUL.fp32_precision, CUDNN.allow_tf32 = before[1:3]
+    torch.set_rng_state(before[3])
 
 
 @pytest.mark.usefixtures("settings")
@@ -32,7 +31,9 @@ def test_a_cards_fp32_products_are_exact_whatever_the_hosts_processor(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     runtime.configure(1, precision)
-    assert [p.fp32_precision for p in PRODUCTS] == [card] * 3
+    assert MATMUL.fp32_precision == card
+    assert CUDNN.allow_tf32 == (precision != "fp32")
+    assert (CUDNN.conv.fp32_precision == "tf32") == (CUDNN.rnn.fp32_precision == "tf32") == (precision != "fp32")
 
 
 @pytest.mark.usefixtures("settings")
