@@ -121,6 +121,8 @@ def posttraining_options(method: str, options: Mapping[str, Any] | BackendConfig
     config = backend_config(cls, options)
     if not isinstance(options, BackendConfig):
         for name in config.model_fields_set & set(cls.fitted):
+            if getattr(config, name) == cls.Config.model_fields[name].default:
+                continue  # as a config that was written down has it
             free = sorted(set(cls.Config.model_fields) - set(cls.fitted))
             raise SettingError(f"options.{name}", f"{method} finds it by itself; allowed: {', '.join(free)}")
     return config
