@@ -93,6 +93,6 @@ def test_mistakes_are_said_before_anything_is_trained(
 
 
 def test_a_run_is_made_smaller_once(prepared: Path, tmp_path: Path) -> None:
-    running.train(config_for(prepared, {"method": "pq", "budget": 0.3}), tmp_path / "run", Silent())
+    running.train(config_for(prepared, {"method": "drop_unseen"}), tmp_path / "run", Silent())
     with pytest.raises(UserError, match="made smaller already"):
         compacted_run(load_run(tmp_path / "run"), tmp_path / "more", CompactConfig(method="int4"), Silent())
