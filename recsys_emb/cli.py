@@ -16,6 +16,7 @@ from rich.console import Console
 
 from recsys_emb import __version__
 from recsys_emb.data.cli import app as data
+from recsys_emb.data.cli import warn
 from recsys_emb.distributed.cli import plan
 from recsys_emb.errors import LostProcess, UserError
 from recsys_emb.quiet import quiet_torch
@@ -93,11 +94,6 @@ def _complain(message: str, code: int) -> int:
     who = f"rank {rank()}: " if started_by_torchrun() else ""
     print(f"recsys-emb: {who}{message}", file=sys.stderr)
     return code
-
-
-def _warn(lines: list[str]) -> None:
-    for line in lines:
-        print(f"warning: {line}", file=sys.stderr)
 
 
 def _print_json(value: Any) -> None:
@@ -197,7 +193,7 @@ def evaluate(
         figures = evaluate_artifact(load_artifact(run), split, data)
     else:
         figures = run_evaluation(load_run(run), split, data)
-    _warn(unknown_warnings(figures["unknown_share"]))
+    warn(unknown_warnings(figures["unknown_share"]))
     if as_json:
         _print_json(figures)
     else:
@@ -214,7 +210,7 @@ def _evaluate_input(artifact: Path, input: Path, by: list[str], max_rejected: fl
     with show_progress(quiet=as_json) as report:
         done = None if report is None else lambda rows: report("evaluating", rows, None)
         figures = evaluate_input(load_artifact(artifact), input, by, max_rejected, done)
-    _warn([*(str(Note(**note)) for note in figures["notes"]), *unknown_warnings(figures["unknown_share"])])
+    warn([*(str(Note(**note)) for note in figures["notes"]), *unknown_warnings(figures["unknown_share"])])
     if as_json:
         _print_json(figures)
     else:
@@ -318,7 +314,7 @@ def predict(
             keep,
             progress=None if report is None else lambda rows: report("predicting", rows, None),
         )
-    _warn([*(str(Note(**note)) for note in done["notes"]), *unknown_warnings(done["unknown_share"])])
+    warn([*(str(Note(**note)) for note in done["notes"]), *unknown_warnings(done["unknown_share"])])
     if as_json:
         _print_json(done)
     else:

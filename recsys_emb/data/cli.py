@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -125,11 +125,9 @@ def prepare_command(
             max_rejected=max_rejected,
             progress=report,
         )
-    for note in manifest["notes"]:
-        typer.echo(f"warning: {Note(**note)}", err=True)
+    warn(str(Note(**note)) for note in manifest["notes"])
     for split in ("valid", "test") if ids == "vocabulary" else ():
-        for line in unknown_warnings(manifest["oov_rate"][split]):
-            typer.echo(f"warning: {split} split, {line}", err=True)
+        warn(f"{split} split, {line}" for line in unknown_warnings(manifest["oov_rate"][split]))
     if as_json:
         typer.echo(json.dumps(manifest))
         return
@@ -194,6 +192,12 @@ def _tables(facts: dict[str, Any]) -> Iterator[Table | str]:
             field["name"], field["kind"], field.get("vocabulary", ""), f"{ids_of:,}" if ids_of else "", *rates
         )
     yield fields
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Prints what a user should know of a command that went on."""
+    for line in lines:
+        typer.echo(f"warning: {line}", err=True)
 
 
 @contextmanager

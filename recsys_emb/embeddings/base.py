@@ -29,6 +29,11 @@ Stats = Mapping[str, np.ndarray]
 """Per table name, int64 [num_embeddings]: how often each id occurs in the training split."""
 
 
+def falls_with_id(counts: np.ndarray) -> bool:
+    """Whether a table's counts fall from id 1 on, as an encoder numbers ids; id 0 is out-of-vocabulary."""
+    return bool((counts[1:-1] >= counts[2:]).all())
+
+
 @dataclass(frozen=True)
 class TableSpec:
     """One logical table.

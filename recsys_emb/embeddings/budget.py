@@ -76,8 +76,7 @@ def plan_backend(
     backend = backend_registry.get(name)
     _check_hashed(name, backend, spec, budget)
     config, known = backend_config(backend, options or {}), checked_stats(spec, stats or {})
-    if budget is not None and budget < (least := backend.min_bytes(spec, config, known)):
-        raise BudgetTooSmall(name, budget, least)
+    check_budget(name, backend, spec, config, budget, known)
     return backend, backend.plan(spec, config, budget, known)
 
 
@@ -87,6 +86,19 @@ def min_bytes(
     """Bytes of the smallest serving form of a backend for a group. Raises UserError as ``plan_backend`` does."""
     backend = backend_registry.get(name)
     return backend.min_bytes(spec, backend_config(backend, options or {}), checked_stats(spec, stats or {}))
+
+
+def check_budget(
+    name: str,
+    method: type[EmbeddingBackend[Any]],
+    spec: GroupSpec,
+    config: BackendConfig,
+    budget: int | None,
+    stats: Stats,
+) -> None:
+    """Raises BudgetTooSmall when a backend, or a post-training method, cannot be as small as ``budget`` bytes."""
+    if budget is not None and budget < (least := method.min_bytes(spec, config, stats)):
+        raise BudgetTooSmall(name, budget, least)
 
 
 def _check_hashed(name: str, backend: type[EmbeddingBackend[Any]], spec: GroupSpec, budget: int | None) -> None:

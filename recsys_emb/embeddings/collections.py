@@ -114,8 +114,8 @@ class _Shared(nn.Module):
 
         with settings_written_as(_argument):
             specs = [backend.spec for backend in trained]
-            least = [min_compressed_bytes(spec, method, stats, options) for spec in specs]
-            sizes = [s if s is None else f"{s}B" for s in shares(budget, specs, method, least)]  # a bare 1 is a ratio
+            by_group = shares(budget, specs, method, lambda spec: min_compressed_bytes(spec, method, stats, options))
+            sizes = [s if s is None else f"{s}B" for s in by_group]  # a bare 1 is a ratio
             return self._with(compress(b, method, size, stats, options) for b, size in zip(trained, sizes)).eval()
 
     def _with(self, backends: Iterable[EmbeddingBackend[Any]]) -> Self:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, StorageItem
+from recsys_emb.embeddings.posttraining.base import saturated
 
 
 class TrainableForm(EmbeddingBackend[BackendConfig]):
@@ -51,9 +52,8 @@ class TrainableForm(EmbeddingBackend[BackendConfig]):
         for name, dtype in self._stored_as.items():
             owner, key = _owner(self.form, name)
             value = getattr(owner, key).detach()
-            limit = torch.finfo(dtype).max
             delattr(owner, key)
-            owner.register_buffer(key, value.clamp(-limit, limit).to(dtype))
+            owner.register_buffer(key, saturated(value, dtype))
         return self.form
 
 

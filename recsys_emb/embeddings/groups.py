@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,8 +15,6 @@ from recsys_emb.embeddings.budget import min_bytes, plan_backend, water_fill
 from recsys_emb.embeddings.lookup import Feature
 from recsys_emb.errors import BudgetTooSmall, UserError
 from recsys_emb.sizes import Budget, budget_bytes
-
-T = TypeVar("T")
 
 
 class Groups(nn.Module):
@@ -44,11 +42,8 @@ class Groups(nn.Module):
         widths = list(dict.fromkeys(t.embedding_dim for t in tables))
         self.tables = [[i for i, t in enumerate(tables) if t.embedding_dim == width] for width in widths]
         specs = [GroupSpec(tuple(table_spec(tables[i]) for i in m), width) for m, width in zip(self.tables, widths)]
-        least = [min_bytes(backend, spec, stats, options) for spec in specs]
-        planned = [
-            plan_backend(backend, spec, share, stats, options)
-            for spec, share in zip(specs, shares(budget, specs, backend, least))
-        ]
+        by_group = shares(budget, specs, backend, lambda spec: min_bytes(backend, spec, stats, options))
+        planned = [plan_backend(backend, spec, share, stats, options) for spec, share in zip(specs, by_group)]
         self.backends = nn.ModuleList(cls(spec, config, device) for spec, (cls, config) in zip(specs, planned))
         self.features = [
             [Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names] for members in self.tables
@@ -66,19 +61,24 @@ class Groups(nn.Module):
                 yield table.name, backend, i
 
 
-def shares(budget: Budget, specs: Sequence[GroupSpec], method: str, min_bytes: Sequence[int]) -> list[int | None]:
+def shares(
+    budget: Budget, specs: Sequence[GroupSpec], method: str, min_bytes: Callable[[GroupSpec], int]
+) -> list[int | None]:
     """The bytes of a budget that each group gets: as its full size, but no less than the method needs there.
 
+    One group gets all; whoever plans it sees whether that is enough.
+
     Raises:
-        SettingError: the budget is no size, or below ``min_bytes`` of the groups together.
+        SettingError: the budget is no size, or below ``min_bytes`` of several groups together.
     """
     full = [spec.full_bytes for spec in specs]
     total = budget_bytes(budget, sum(full))
-    if total is None:
-        return [None] * len(specs)
-    if total < sum(min_bytes):
-        raise BudgetTooSmall(method, total, sum(min_bytes))
-    return list(water_fill(full, min_bytes, total, balance=1))
+    if total is None or len(specs) == 1:
+        return [total] * len(specs)
+    least = [min_bytes(spec) for spec in specs]
+    if total < sum(least):
+        raise BudgetTooSmall(method, total, sum(least))
+    return list(water_fill(full, least, total, balance=1))
 
 
 def table_spec(config: BaseEmbeddingConfig) -> TableSpec:

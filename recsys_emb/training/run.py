@@ -14,12 +14,12 @@ from recsys_emb.config import RunConfig, config_key
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.distributed.world import is_lost_connection, join
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, Stats
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.budget import plan_backend
 from recsys_emb.embeddings.fields import group_spec
-from recsys_emb.embeddings.posttraining import min_compressed_bytes
+from recsys_emb.embeddings.posttraining import plan_compression
 from recsys_emb.embeddings.stages import Compact, Distil, InitFrom, Stage, Train
-from recsys_emb.errors import BudgetTooSmall, LostProcess, UserError, settings_written_as
+from recsys_emb.errors import LostProcess, UserError, settings_written_as
 from recsys_emb.files import unused
 from recsys_emb.lock import sole_writer
 from recsys_emb.models.base import CTRModel, model_registry
@@ -70,20 +70,10 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     e = config.embedding
     with settings_written_as(config_key):
         backend, sized = plan_backend(e.backend, spec, budget_bytes(e.budget, spec.full_bytes), stats, e.options)
-    _check_compact(config, spec, stats)
+    if (made := config.compact) is not None:
+        with settings_written_as("compact.{}".format):
+            plan_compression(spec, made.method, made.budget, stats, made.options)
     return Plan(spec, backend, sized)
-
-
-def _check_compact(config: RunConfig, spec: GroupSpec, stats: Stats) -> None:
-    """Raises BudgetTooSmall when the compact section asks for less than its method can reach, before training."""
-    made = config.compact
-    if made is None:
-        return
-    with settings_written_as("compact.{}".format):
-        budget = budget_bytes(made.budget, spec.full_bytes)
-        least = min_compressed_bytes(spec, made.method, stats, made.options)
-        if budget is not None and budget < least:
-            raise BudgetTooSmall(made.method, budget, least)
 
 
 def stages_of(config: RunConfig, planned: Plan) -> list[Stage]:
@@ -96,8 +86,11 @@ def stages_of(config: RunConfig, planned: Plan) -> list[Stage]:
     stages.append(Compact("compress", InitFrom(), made.method, made.budget, made.options, trainable=tune is not None))
     if tune is not None:
         settings = {
-            **{"epochs": tune.epochs, "learning_rate": tune.learning_rate, "lr_schedule": "linear"},
-            **{"max_steps": None, "eval_every": None},
+            "epochs": tune.epochs,
+            "learning_rate": tune.learning_rate,
+            "lr_schedule": "linear",
+            "max_steps": None,
+            "eval_every": None,
         }
         distil = Distil(stages[-2].name, tune.distil) if tune.distil else None
         stages += [Train("finetune", settings=settings, distil=distil, keep_start=True), Compact("finetuned")]

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_emb.embeddings.base import GroupSpec, Stats, register
+from recsys_emb.embeddings.base import GroupSpec, Stats, falls_with_id, register
 from recsys_emb.embeddings.composed import (
     ComposedBackend,
     OwnRows,
@@ -188,7 +188,7 @@ def _with_widths(spec: GroupSpec, config: MixedDimConfig, blocks: list[Block], w
 def find_blocks(spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) -> list[Block]:
     """The tables, or ranges of their ids with about equal counts in sum."""
     unknown = [t.name for t in spec.tables if stats is None or t.name not in stats]
-    general = [] if unknown or stats is None else [t.name for t in spec.tables if not _falls(stats[t.name])]
+    general = [] if unknown or stats is None else [t.name for t in spec.tables if not falls_with_id(stats[t.name])]
     if config.by == "popularity" and (unknown or general):
         reason = f"{unknown[0]!r} has no counts" if unknown else f"the counts of {general[0]!r} do not fall with the id"
         raise SettingError("options.by", f"popularity is impossible, {reason}; use size")
@@ -204,11 +204,6 @@ def find_blocks(spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) ->
             # Rows are looked up in serving too, so a block that training never saw still counts a little.
             blocks.append(Block(i, begin, end - begin, max(float(count), 1.0) / (end - begin)))
     return blocks
-
-
-def _falls(counts: np.ndarray) -> bool:
-    """Counts fall from id 1 on; id 0 is out-of-vocabulary."""
-    return bool((counts[1:-1] >= counts[2:]).all())
 
 
 def widths_for(

@@ -6,6 +6,7 @@ from recsys_emb.embeddings.posttraining.base import (
     PostTraining,
     compress,
     min_compressed_bytes,
+    plan_compression,
     posttraining_options,
     posttraining_registry,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "compress",
     "list_posttraining",
     "min_compressed_bytes",
+    "plan_compression",
     "posttraining_options",
     "posttraining_registry",
 ]

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec
 from recsys_emb.embeddings.posttraining._by_row import ByRow
+from recsys_emb.embeddings.posttraining.base import saturated
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -138,5 +139,4 @@ def _scales(rows: Tensor, bits: int, symmetric: bool, dtype: torch.dtype, clip: 
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    largest = torch.finfo(dtype).max
-    return x.clamp(-largest, largest).to(dtype).float()
+    return saturated(x, dtype).float()

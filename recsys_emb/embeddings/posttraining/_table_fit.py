@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recsys_emb.embeddings.base import EmbeddingBackend
+from recsys_emb.embeddings.base import EmbeddingBackend, falls_with_id
 from recsys_emb.embeddings.composed import project
 from recsys_emb.embeddings.posttraining._codebooks import (
     Sample,
@@ -32,7 +32,10 @@ from recsys_emb.embeddings.posttraining._levels import (
     useful,
 )
 from recsys_emb.embeddings.posttraining._packing import pack
+from recsys_emb.embeddings.posttraining.base import saturated
 
+HALF = torch.float16
+"""Of codebooks, and of all else that is stored of a table beside its codes."""
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 """Of the ids that training saw: where a level of codes may end."""
 MOST_LEVELS = 12
@@ -64,7 +67,7 @@ class TableFit:
         spec = trained.spec.tables[table]
         self.trained, self.table, self.n = trained, table, spec.num_embeddings
         self.weights = np.ones(self.n) if counts is None else np.asarray(counts, dtype=np.float64) + UNSEEN_WEIGHT
-        falling = counts is not None and bool((np.diff(np.asarray(counts)[1:]) <= 0).all())
+        falling = counts is not None and falls_with_id(counts)
         seen = int(np.asarray(counts).nonzero()[0].max(initial=0)) + 1 if counts is not None and falling else self.n
         self.cuts = sorted({max(1, round(seen * share)) for share in SHARES}) if falling else [self.n]
         self.rows = sample(trained, table, self.weights)
@@ -90,10 +93,10 @@ class TableFit:
         rows = self.rows.thinned(TRIED_ROWS)
         scale = float(self.weights.sum()) / float(rows.weights.sum())
         y = self.space(rows)(rows.rows)
-        cuts = [*self.cuts]
+        cuts, kept = self.cuts, sorted({1, *self.cuts})
         merged = scale * _tails(rows, y, cuts)
         full = 2 * layout.dim * self.n
-        found = [] if wanted else kept_options(layout, sorted({1, *cuts}), scale * _tails(rows, y, sorted({1, *cuts})))
+        found = [] if wanted else kept_options(layout, kept, scale * _tails(rows, y, kept))
         if wanted == 0:
             return found[:1]
         for bits in range(1, 9) if bits_of is None else (bits_of,):
@@ -126,9 +129,9 @@ class TableFit:
         generator: torch.Generator,
     ) -> list[np.ndarray]:
         """For 0, 1, ... levels the error of the ids below each cut, as far as ``most`` bytes pay for levels."""
-        missed = y[:, width:].square().sum(1)
         if layout.product:
-            return self._product_curves(rows, y, bits, cuts, generator)
+            return self._product_curves(layout, rows, y, bits, cuts, generator)
+        missed = y[:, width:].square().sum(1)
         out = [_heads(rows, y.square().sum(1), cuts)]
         for count, left in enumerate(levels(y[:, :width].contiguous(), rows.weights, bits, generator), 1):
             out.append(_heads(rows, left.square().sum(1) + missed, cuts))
@@ -137,13 +140,18 @@ class TableFit:
         return out
 
     def _product_curves(
-        self, rows: Sample, y: Tensor, bits: Sequence[int], cuts: Sequence[int], generator: torch.Generator
+        self,
+        layout: Layout,
+        rows: Sample,
+        y: Tensor,
+        bits: Sequence[int],
+        cuts: Sequence[int],
+        generator: torch.Generator,
     ) -> list[np.ndarray]:
         """As ``_curves``; a product of L codes splits the columns in L parts, so each L is fitted for itself."""
         out, dim = [_heads(rows, y.square().sum(1), cuts)], y.shape[1]
         for count in range(1, min(len(bits), dim) + 1):
             form = TableForm(width=dim, bits=tuple(bits[:count]), ids=(cuts[-1],) * count)
-            layout = Layout(dim, True, self.turned)
             books = fit_books(layout, rows, y, form, generator, 1)
             codes = encode(layout, form, y, books)
             back = torch.cat([book[codes[:, i].long()] for i, book in enumerate(books)], dim=1)
@@ -160,7 +168,7 @@ class TableFit:
         if not form.width:
             kept = torch.cat(self._first_rows(first))
             kept[0] = shared
-            return torch.empty(0, dtype=torch.uint8), _half(kept).flatten()
+            return torch.empty(0, dtype=torch.uint8), saturated(kept, HALF).flatten()
         space = self.space(self.rows)
         y = space(self.rows.rows)[:, : form.width]
         books = fit_books(layout, self.rows, y, form, generator, restarts)
@@ -217,18 +225,18 @@ def _tails(rows: Sample, y: Tensor, cuts: Sequence[int]) -> np.ndarray:
 def _rounded(layout: Layout, form: TableForm, space: Space, books: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """What is stored of codebooks, float16, and the codebooks in the space of the rows as that will be read."""
     if layout.has_basis(form):
-        small = [_half(book) for book in books]
-        flat = [*(book.flatten() for book in small), _half(space.mean), _half(space.back[: form.width]).flatten()]
-        return torch.cat(flat), [book.float() for book in small]
+        small = [saturated(book, HALF) for book in books]
+        beside = [saturated(space.mean, HALF), saturated(space.back[: form.width], HALF)]
+        return torch.cat([x.flatten() for x in (*small, *beside)]), [book.float() for book in small]
     back, into = space.back, space.into
     stored, read = [], []
     for level, (book, (first, end)) in enumerate(zip(books, layout.columns(form))):
         shift = space.mean if level == 0 and not layout.product else torch.zeros_like(space.mean)
         if layout.product:  # columns as they are, stretched
-            plain = _half(book * back.diagonal()[first:end])
+            plain = saturated(book * back.diagonal()[first:end], HALF)
             read.append(plain.float() * into.diagonal()[first:end])
         else:
-            plain = _half(book @ back + shift)
+            plain = saturated(book @ back + shift, HALF)
             read.append((plain.float() - shift) @ into)
         stored.append(plain.flatten())
     return torch.cat(stored), read
@@ -252,8 +260,3 @@ def expanded(layout: Layout, form: TableForm, books: Tensor) -> Tensor:
     mean, basis = rest[:dim], rest[dim:].view(width, dim)
     first = 1 << form.bits[0]  # the mean is part of the first level's rows
     return project(rows, basis[None], [len(rows)]) + F.pad(mean.expand(first, dim), (0, 0, 0, len(rows) - first))
-
-
-def _half(x: Tensor) -> Tensor:
-    largest = torch.finfo(torch.float16).max
-    return x.clamp(-largest, largest).half()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, C, EmbeddingBackend, GroupSpec, Stats
-from recsys_emb.embeddings.budget import backend_config, checked_stats
-from recsys_emb.errors import BudgetTooSmall, SettingError, UserError
+from recsys_emb.embeddings.budget import backend_config, check_budget, checked_stats
+from recsys_emb.errors import SettingError, UserError
 from recsys_emb.registry import Registry
 from recsys_emb.sizes import Budget, budget_bytes
 
@@ -88,12 +88,26 @@ def compress(
         UserError: unknown method or option, one that is found by fitting, ids without a list, or a budget out of
             reach.
     """
-    cls, config, known = _checked(trained.spec, method, stats, options)
-    limit = budget_bytes(budget, trained.spec.full_bytes)
-    if limit is not None and limit < (least := cls.min_bytes(trained.spec, config, known)):
-        raise BudgetTooSmall(method, limit, least)
+    cls, config, limit, known = plan_compression(trained.spec, method, budget, stats, options)
     more = {"sensitivity": sensitivity()} if cls.uses_sensitivity and sensitivity is not None else {}
     return cls.fit(trained, config, limit, known, **more).eval()
+
+
+def plan_compression(
+    spec: GroupSpec,
+    method: str,
+    budget: Budget = None,
+    stats: Stats | None = None,
+    options: Mapping[str, Any] | BackendConfig | None = None,
+) -> tuple[type[PostTraining[Any]], BackendConfig, int | None, Stats]:
+    """What ``compress`` goes by, without any rows: the class, its options, the bytes of the budget, and the counts.
+
+    Raises UserError as ``compress`` does.
+    """
+    cls, config, known = _checked(spec, method, stats, options)
+    limit = budget_bytes(budget, spec.full_bytes)
+    check_budget(method, cls, spec, config, limit, known)
+    return cls, config, limit, known
 
 
 def min_compressed_bytes(
@@ -135,6 +149,12 @@ def all_rows(backend: EmbeddingBackend[Any]) -> Iterator[tuple[int, slice, Tenso
         for rows in backend.rows(table):
             yield table, slice(start, start + len(rows)), rows.float()
             start += len(rows)
+
+
+def saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values in a narrower float type; those beyond its range become its largest."""
+    largest = torch.finfo(dtype).max
+    return x.clamp(-largest, largest).to(dtype)
 
 
 def narrowest(largest: int) -> torch.dtype:

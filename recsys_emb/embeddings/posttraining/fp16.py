@@ -10,9 +10,7 @@ from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, GroupSpec
 from recsys_emb.embeddings.posttraining._by_row import ByRow
-from recsys_emb.embeddings.posttraining.base import register
-
-LARGEST = 65504.0
+from recsys_emb.embeddings.posttraining.base import register, saturated
 
 
 @register("fp16")
@@ -32,4 +30,4 @@ class HalfRows(ByRow[BackendConfig]):
         return F.embedding(self.rows_of(ids, counts), self.values).float()
 
     def store(self, place: slice, rows: Tensor) -> None:
-        self.values[place] = rows.clamp(-LARGEST, LARGEST)
+        self.values[place] = saturated(rows, torch.float16)

@@ -92,11 +92,10 @@ class PQ(PostTraining[PQConfig]):
                 at_row += 1 << b if form.width else n
         self.zeros = at_row  # the row behind those of all codebooks
         self.covered, self.bits, self.byte, self.row = (torch.from_numpy(x) for x in (covered, bits, byte, row))
-        self.first = torch.from_numpy(covered[:, 0].copy())
         self.kept = torch.tensor([form.width == 0 for form in forms])
 
     def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        ids = torch.where(ids < per_id(self.first, counts, ids), ids, 0)
+        ids = torch.where(ids < per_id(self.covered[:, 0], counts, ids), ids, 0)
         kept = per_id(self.kept, counts, ids)
         picked = []
         for level in range(self.bits.shape[1]):
@@ -122,12 +121,13 @@ class PQ(PostTraining[PQConfig]):
     @classmethod
     def min_bytes(cls, spec: GroupSpec, config: PQConfig, stats: Stats | None = None) -> int:
         _check_levels(spec, config)
-        layout = _layout(spec, config)
-        return sum(
-            layout.nbytes(TableForm(width=0, ids=(1,))) if (config.levels or {}).get(t.name, 0) == 0 else
-            layout.nbytes(uniform(layout, t.num_embeddings, config.bits or 1, (config.levels or {})[t.name]))
+        layout, levels = _layout(spec, config), config.levels or {}
+        one_row = TableForm(width=0, ids=(1,))
+        smallest = (
+            uniform(layout, t.num_embeddings, config.bits or 1, levels[t.name]) if levels.get(t.name) else one_row
             for t in spec.tables
-        )  # fmt: skip
+        )
+        return sum(map(layout.nbytes, smallest))
 
     @classmethod
     def fit(
