@@ -87,6 +87,9 @@ def write_artifact(
 
     backend = model.eval().embedding.backend.compact()
     backend = _compressed(backend, dataset, method, budget, options, partial(error_costs, model, dataset, config))
+    named: dict[str, Any] = {}  # without a method the form is the run's own, as its report names it
+    if method is not None:
+        named = {"backend": f"{config.embedding.backend}+{method}", "method": method, "budget": budget}
     with _building(out) as folder:
         manifest = Manifest(
             format_version=FORMAT_VERSION,
@@ -107,14 +110,13 @@ def write_artifact(
         for file in (EMBEDDING, DENSE):  # safetensors makes its files for the owner alone
             shutil.copymode(folder / MANIFEST, folder / file)
         report = {
+            "method": None,  # of a run that knew of none
             **{k: v for k, v in trained.items() if not k.startswith("valid_")},
             **dict.fromkeys((*task_of(config).keys, "logit_error", "change_from_run")),
             **embedding_figures(backend),
             **served_figures(backend, model, dataset),
             "trained_serving_bytes": trained["serving_bytes"],
-            "backend": config.embedding.backend if method is None else f"{config.embedding.backend}+{method}",
-            "method": method,
-            "budget": config.embedding.budget if method is None else budget,
+            **named,
         }
         if before is not None:
             artifact = load_artifact(folder, device=str(next(model.parameters()).device.type))

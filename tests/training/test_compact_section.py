@@ -51,6 +51,8 @@ def test_one_command_leads_to_a_small_artifact_and_a_killed_one_to_the_same(prep
     assert report["serving_bytes"] <= 0.3 * report["full_bytes"]
     assert (report["backend"], report["method"], report["budget"]) == ("full+quantized_svd", "quantized_svd", 0.3)
     made = write_artifact(load_run(tmp_path / "run"), tmp_path / "artifact")
+    for key in ("backend", "method", "budget"):
+        assert made[key] == report[key]
     assert made["serving_bytes"] == report["serving_bytes"] == load_artifact(tmp_path / "artifact").serving_bytes
     assert made["auc"] == pytest.approx(report["auc"], abs=1e-9)
     assert made["logit_error"]["max"] == 0
