@@ -58,9 +58,8 @@ class MultiHeadSelfAttention(nn.Module):
         else:
             out = _Attend.apply(projected, kept, self.heads, self.scale)  # type: ignore[no-untyped-call]
         if self.residual is not None:
-            out = out + self.residual(x)  # not in place: what a custom function gives may be a view
-        out = out if self.norm is None else self.norm(out)
-        return torch.relu(out) if self.residual is None and self.norm is None else torch.relu_(out)
+            out += self.residual(x)  # in place, as ReLU: nothing that large is made in vain
+        return torch.relu_(out if self.norm is None else self.norm(out))
 
 
 class _Attend(torch.autograd.Function):
@@ -85,7 +84,9 @@ class _Attend(torch.autograd.Function):
             out = torch.bmm(weights if kept is None else weights * kept.to(weights.dtype), value)
         ctx.save_for_backward(qkv, weights, kept)
         ctx.heads, ctx.scale = heads, scale
-        return out.view(heads, batch, fields, dim).permute(1, 2, 0, 3).contiguous().view(batch, fields, heads * dim)
+        joined = out.new_empty(batch, fields, heads * dim)  # no view, so that it can be changed in place
+        joined.view(batch, fields, heads, dim).copy_(out.view(heads, batch, fields, dim).permute(1, 2, 0, 3))
+        return joined
 
     @staticmethod
     @once_differentiable
