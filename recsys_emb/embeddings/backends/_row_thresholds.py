@@ -30,20 +30,23 @@ class Supernet(NestedPart):
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows = self.table(self.transform(ids, counts))  # [n, D]
-        margin = l1_norms(rows) - per_id(self.thresholds, counts, ids)
+        margin = l1_norms(rows, self.spec.vector_dim) - per_id(self.thresholds, counts, ids)
         keep = LongTailStep.apply(margin) if self.training else (margin > self.cut).to(rows.dtype)
         return rows * (keep[:, None] * self.kept_columns(ids, counts))
 
     @torch.no_grad()
     def margins(self, chunk: int = 1 << 18) -> list[Tensor]:
         """How far each row is above its table's threshold, per table float [num_embeddings]."""
-        norms = torch.cat([l1_norms(rows) for rows in self.table.weight.split(chunk)])
+        norms = torch.cat([l1_norms(rows, self.spec.vector_dim) for rows in self.table.weight.split(chunk)])
         return [norm - t for norm, t in zip(norms.split(self.sizes), self.thresholds)]
 
 
-def l1_norms(rows: Tensor) -> Tensor:
-    """[n, D] -> [n]; many times faster than ``torch.linalg.vector_norm``, forward and backward."""
-    return rows.abs().sum(1)
+def l1_norms(rows: Tensor, vector_dim: int) -> Tensor:
+    """Of the vectors alone, without a first-order column behind them: [n, D] -> [n].
+
+    Many times faster than ``torch.linalg.vector_norm``, forward and backward.
+    """
+    return rows[:, :vector_dim].abs().sum(1)
 
 
 class RowCandidates:

@@ -58,10 +58,10 @@ class OptEmbedConfig(SizedConfig):
 class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
     """OptEmbed (Lyu et al., "OptEmbed: Learning Optimal Embedding Table for Click-through Rate Prediction", 2022).
 
-    1. The supernet is a full table and a threshold t_f per table. A row counts while ||row||_1 > t_f, with a
-       straight-through step; the loss gains alpha * sum exp(-t_f). In training each looked-up id keeps a random number
-       of columns, uniform over 1..D, so one table holds every width (sections 3.2, 3.3; the authors' code draws per
-       sample and field, too).
+    1. The supernet is a full table and a threshold t_f per table. A row counts while ||row||_1 > t_f, a first-order
+       column aside, with a straight-through step; the loss gains alpha * sum exp(-t_f). In training each looked-up id
+       keeps a random number of columns, uniform over 1..D, so one table holds every width (sections 3.2, 3.3; the
+       authors' code draws per sample and field, too).
     2. An evolutionary search looks for each table's width by evaluation on validation rows (section 3.3). A candidate
        keeps the rows above their threshold; where that exceeds the budget at its widths, those with the largest
        ||row||_1 - t_f over all tables, as many as fit: wide candidates keep few rows, narrow ones many.
