@@ -75,7 +75,7 @@ METHODS = (
     _after("int8", Choice(), Choice({"scales": "fp16"}), Choice({"range": "symmetric"}), own_size=True, budgets=False),
     _after("int4", Choice(), Choice({"scales": "fp32"}), Choice({"range": "symmetric"}), own_size=True, budgets=False),
     _after("drop_unseen", own_size=True),
-    _after("prune", Choice(), Choice({"structure": "elements"}), Choice({"structure": "rows_columns"})),
+    _after("prune", Choice(), Choice({"structure": "rows_columns"}), Choice({"weighting": "none"})),
     _after("svd", Choice(), Choice({"weighting": "none"})),
     _after("pq", Choice(), Choice({"bits": 4}), Choice({"bits": 5})),
     _after("quantized_svd", Choice(), Choice({"bits": 8}), Choice({"weighting": "none"})),

@@ -68,6 +68,12 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
     3. What was found is trained: the surviving rows at their table's width (:class:`KeptRowsBackend`, whose bytes are
        those that are served). A first-order column is kept at every width and goes with its row.
 
+    Thresholds are trained with Adam. The authors use plain SGD and an alpha of 1e-4 at the most, which hardly moves
+    them in a short training: on MovieLens-1M by 0.02, where no row of a large table falls below either way and the
+    budget alone decides. (DeepFM of ``experiments/``, ``embedding.budget=0.1 training.lr_schedule=linear
+    training.epochs=8``, seed 1, validation AUC: Adam 0.8818; SGD at a rate of 0.01 0.8794, with alpha 0.01, so that
+    rows fall, 0.8817.)
+
     This class is the supernet; its ``serving_bytes`` are the upper bound of what the search may find: the budget, or
     the full tables.
     """

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import EmbeddingBackend
+from recsys_emb.embeddings.posttraining._worth import Worth
 from recsys_emb.embeddings.posttraining.base import all_rows, narrowest
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 
@@ -128,21 +129,23 @@ def stored_rows(ids: int, dim: int, filled: int, values: int) -> int:
     return min((ids, filled), key=lambda rows: csr_bytes(ids, dim, rows, values))
 
 
-def fit_csr(trained: EmbeddingBackend[Any], fits: Fits) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Tensor]]:
-    """The largest values of all tables, as many as fit.
+def fit_csr(
+    trained: EmbeddingBackend[Any], fits: Fits, worth: Worth
+) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Tensor]]:
+    """The values of all tables that are worth most, as many as fit.
 
     Returns:
         rows and values kept of each table, and the arrays of ``CSR``.
     """
     spec, device = trained.spec, trained.device
     dim, ids = spec.embedding_dim, spec.num_embeddings
-    above, values, rows = threshold(trained, fits)
+    above, values, rows = threshold(trained, fits, worth)
     types = csr_types(dim, ids * dim)
     kept = [0] * len(spec.tables)
     lengths = torch.zeros(ids, dtype=types["lengths"], device=device)
     pieces = [(torch.empty(0, device=device), torch.empty(0, dtype=types["columns"], device=device))]
     for table, place, chunk in all_rows(trained):
-        bits = _magnitude(chunk)
+        bits = _bits(worth.roots(table, place, chunk))
         keep = bits > above
         if above:  # of values equal to the threshold only so many fit; zeros are never kept
             equal = (bits == above).nonzero()
@@ -176,19 +179,19 @@ def fit_csr(trained: EmbeddingBackend[Any], fits: Fits) -> tuple[tuple[int, ...]
     return tuple(counts), tuple(kept), arrays
 
 
-def threshold(trained: EmbeddingBackend[Any], fits: Fits) -> tuple[int, int, int]:
-    """The least magnitude above which all values fit: exact, in two passes over the rows.
+def threshold(trained: EmbeddingBackend[Any], fits: Fits, worth: Worth) -> tuple[int, int, int]:
+    """The least worth above which all values fit: exact, in two passes over the rows.
 
-    A float's bits without the sign rise with its magnitude, so the upper 16 bits are counted first, then the lower 16
+    The bits of a float that is not negative rise with it, so the upper 16 bits are counted first, then the lower 16
     of those values whose upper ones are at the limit.
 
     Returns:
-        the bits of the threshold, how many values are above it, and how many rows have one.
+        the bits of the threshold's root, how many values are above it, and how many rows have one.
     """
     high = torch.zeros(1 << 15, dtype=torch.int64)
     largest = []  # of each row
-    for _, _, chunk in all_rows(trained):
-        bits = _magnitude(chunk)
+    for table, place, chunk in all_rows(trained):
+        bits = _bits(worth.roots(table, place, chunk))
         largest.append(bits.amax(1).cpu())
         high += torch.bincount(bits.flatten() >> 16, minlength=1 << 15).cpu()
     ordered = torch.cat(largest).sort().values
@@ -199,8 +202,8 @@ def threshold(trained: EmbeddingBackend[Any], fits: Fits) -> tuple[int, int, int
     above_high = _from(high)
     prefix = bisect_left(range(1, len(high)), True, key=lambda p: fits(above_high[p], rows((p << 16) - 1)))
     low = torch.zeros(1 << 16, dtype=torch.int64)
-    for _, _, chunk in all_rows(trained):
-        bits = _magnitude(chunk).flatten()
+    for table, place, chunk in all_rows(trained):
+        bits = _bits(worth.roots(table, place, chunk)).flatten()
         low += torch.bincount(bits[bits >> 16 == prefix] & 0xFFFF, minlength=1 << 16).cpu()
     above_low = [above_high[prefix + 1] + n for n in _from(low)]
     suffix = bisect_left(range(len(low) - 1), True, key=lambda s: fits(above_low[s + 1], rows(prefix << 16 | s)))
@@ -213,5 +216,5 @@ def _from(histogram: Tensor) -> list[int]:
     return [*histogram.flip(0).cumsum(0).flip(0).tolist(), 0]
 
 
-def _magnitude(rows: Tensor) -> Tensor:
-    return rows.abs().contiguous().view(torch.int32)
+def _bits(values: Tensor) -> Tensor:
+    return values.contiguous().view(torch.int32)

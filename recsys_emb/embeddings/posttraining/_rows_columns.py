@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.composed import starts_of
-from recsys_emb.embeddings.posttraining.base import narrowest
+from recsys_emb.embeddings.posttraining._worth import Worth
+from recsys_emb.embeddings.posttraining.base import all_rows, narrowest
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 
 Strengths = tuple[list[Tensor], list[Tensor]]
-"""Root mean squares of each table's rows, float32 [N], and columns, [D]."""
+"""Of each table's rows, float32 [N], and columns, [D], the root of what their values are worth in the mean."""
 
 
 class RowsColumns(nn.Module):
@@ -139,15 +140,14 @@ def fit_rows_columns(
     return tuple(kept), tuple(widths), arrays
 
 
-def row_column_strengths(trained: EmbeddingBackend[Any]) -> Strengths:
-    """Root mean squares, in one pass over the rows."""
-    rows, columns = [], []
-    for table, spec in enumerate(trained.spec.tables):
-        squares, parts = torch.zeros(trained.spec.embedding_dim, dtype=torch.float64), []
-        for chunk in trained.rows(table):
-            squared = chunk.double().cpu().square()
-            squares += squared.sum(0)
-            parts.append(squared.mean(1).sqrt().float())
-        rows.append(torch.cat(parts))
-        columns.append((squares / spec.num_embeddings).sqrt().float())
-    return rows, columns
+def row_column_strengths(trained: EmbeddingBackend[Any], worth: Worth) -> Strengths:
+    """In one pass over the rows."""
+    sizes = [t.num_embeddings for t in trained.spec.tables]
+    rows = torch.empty(sum(sizes))
+    columns = torch.zeros(len(sizes), trained.spec.embedding_dim, dtype=torch.float64)
+    for table, place, chunk in all_rows(trained):
+        squared = worth.roots(table, place, chunk).double().cpu().square()
+        columns[table] += squared.sum(0)
+        rows[place] = squared.mean(1).sqrt().float()
+    means = columns / torch.tensor(sizes)[:, None]
+    return list(rows.split(sizes)), list(means.sqrt().float())

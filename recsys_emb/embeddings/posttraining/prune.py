@@ -19,7 +19,8 @@ from recsys_emb.embeddings.posttraining._rows_columns import (
     fit_rows_columns,
     row_column_strengths,
 )
-from recsys_emb.embeddings.posttraining.base import PostTraining, register
+from recsys_emb.embeddings.posttraining._worth import Worth
+from recsys_emb.embeddings.posttraining.base import PostTraining, Sensitivity, register
 from recsys_emb.errors import SettingError
 
 DEFAULT_RATIO = 0.25
@@ -37,6 +38,10 @@ class PruneConfig(BackendConfig):
     sparsity: float | None = Field(
         None, ge=0, lt=1, description="share of values dropped (elements only); absent: by the budget"
     )
+    weighting: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto: a value is worth what the model would lose with it, where that is known; none: its square",
+    )
     column_factor: float | None = Field(
         None,
         gt=0,
@@ -50,18 +55,17 @@ class PruneConfig(BackendConfig):
 
 @register("prune")
 class Pruned(PostTraining[PruneConfig]):
-    """The values of least magnitude become 0 and are not stored, one threshold for the whole group.
+    """The values that are worth least become 0 and are not stored, one threshold for the whole group.
 
-    Bytes by structure are in ``_csr.py`` and ``_rows_columns.py``; indices count. Without a budget and a sparsity: a
-    quarter of the full tables. Of several forms the one is taken whose values have the largest sum of squares, which
-    is the one of the least squared error. (Errors weighted by the ids' counts chose worse: at budgets of 1/2 to 1/200
-    on MovieLens-1M and Amazon Beauty they preferred rows_columns to elements five times where elements had the higher
-    AUC.)
+    A value is worth what the loss rises when it goes, where that is known (``_worth.py``), else its square. Bytes by
+    structure are in ``_csr.py`` and ``_rows_columns.py``; indices count. Without a budget and a sparsity: a quarter of
+    the full tables. Of several forms the one whose errors cost least is taken.
     """
 
-    summary = "values, or rows and columns, of least magnitude are dropped"
+    summary = "values, or rows and columns, that are worth least are dropped"
     Config = PruneConfig
     fitted = ("rows", "values", "widths")
+    uses_sensitivity = True
 
     def __init__(self, spec: GroupSpec, config: PruneConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -90,25 +94,27 @@ class Pruned(PostTraining[PruneConfig]):
         config: PruneConfig,
         budget: int | None = None,
         stats: Stats | None = None,
+        sensitivity: Sensitivity | None = None,
     ) -> Self:
+        worth = Worth(trained.spec, stats, sensitivity if config.weighting == "auto" else None)
         if config.sparsity is not None:
             if config.structure == "rows_columns":
                 raise SettingError("options.sparsity", "only for structure elements; give a budget")
             if budget is not None:
                 raise SettingError("options.sparsity", "a budget decides it already; give one of the two")
-            return cls._elements(trained, config, None)
+            return cls._elements(trained, config, None, worth)
         limit = budget if budget is not None else int(DEFAULT_RATIO * trained.spec.full_bytes)
         forms = []
         if config.structure != "rows_columns":
-            forms.append(cls._elements(trained, config, limit))
+            forms.append(cls._elements(trained, config, limit, worth))
         if config.structure != "elements":
-            strengths = row_column_strengths(trained)
+            strengths = row_column_strengths(trained, worth)
             factors = COLUMN_FACTORS if config.column_factor is None else (config.column_factor,)
             forms += [cls._rows_columns(trained, config, limit, strengths, factor) for factor in factors]
-        return max(forms, key=lambda form: float(form.stored.values.square().sum(dtype=torch.float64)))
+        return forms[0] if len(forms) == 1 else min(forms, key=lambda form: worth.cost(trained, form))
 
     @classmethod
-    def _elements(cls, trained: EmbeddingBackend[Any], config: PruneConfig, budget: int | None) -> Self:
+    def _elements(cls, trained: EmbeddingBackend[Any], config: PruneConfig, budget: int | None, worth: Worth) -> Self:
         ids, dim = trained.spec.num_embeddings, trained.spec.embedding_dim
         most = ids * dim if config.sparsity is None else ids * dim - round(config.sparsity * ids * dim)
 
@@ -117,7 +123,7 @@ class Pruned(PostTraining[PruneConfig]):
                 return values <= most
             return csr_bytes(ids, dim, stored_rows(ids, dim, rows, values), values) <= budget
 
-        kept, values, arrays = fit_csr(trained, fits)
+        kept, values, arrays = fit_csr(trained, fits, worth)
         return cls._filled(trained, config.model_copy(update={"rows": kept, "values": values}), arrays)
 
     @classmethod

@@ -15,6 +15,7 @@ from recsys_emb.embeddings.base import GroupSpec, TableSpec
 from recsys_emb.embeddings.posttraining import compress
 from recsys_emb.embeddings.posttraining._affine import quantise
 from recsys_emb.embeddings.posttraining._csr import threshold
+from recsys_emb.embeddings.posttraining._worth import Worth
 from recsys_emb.embeddings.posttraining.int4 import Int4Rows
 from recsys_emb.errors import UserError
 from tests.embeddings.posttraining.test_every_method import DIM, SIZES, SPEC, STATS, rows_of, trained
@@ -74,7 +75,7 @@ def test_indices_of_a_pruned_table_are_as_narrow_as_the_width_allows(dim: int, c
 
 @pytest.mark.parametrize("count", [1, 2, 1000, 46000, SPEC.num_embeddings * DIM])
 def test_the_pruning_threshold_is_exact(count: int) -> None:
-    bits, values, rows = threshold(trained(), lambda values, rows: values <= count)
+    bits, values, rows = threshold(trained(), lambda values, rows: values <= count, Worth(SPEC, None, None))
     dense = torch.cat(rows_of(trained())).abs()
     magnitudes = np.append(np.sort(dense.numpy().ravel())[::-1], 0)
     assert values == count
@@ -130,6 +131,51 @@ def test_pruning_takes_the_form_of_the_least_error(strong: str, chosen: str) -> 
     made = compress(backend, "prune", budget)
     assert made.config.model_copy(update={"structure": chosen}) == best.config
     assert all(torch.equal(a, b) for a, b in zip(rows_of(made), rows_of(best)))
+
+
+def sensitivities() -> dict[str, torch.Tensor]:
+    """Positive matrices [D, D] that differ between tables and columns."""
+    generator = torch.Generator().manual_seed(3)
+    roots = [torch.randn(DIM, DIM, dtype=torch.float64, generator=generator) * (1 + i) for i in range(len(SIZES))]
+    return {t.name: root.t() @ root for t, root in zip(SPEC.tables, roots)}
+
+
+def test_pruning_keeps_the_values_whose_loss_would_cost_the_most() -> None:
+    """By definition: of one value at a time, e S e^T times what its id counts."""
+    given = sensitivities()
+    made = compress(trained(), "prune", 0.1, STATS, {"structure": "elements"}, sensitivity=lambda: given)
+    kept, dropped = [], []
+    for table, old, new in zip(SPEC.tables, rows_of(trained()), rows_of(made)):
+        counts = torch.from_numpy(STATS[table.name]).double() + 0.1
+        cost = old.double().square() * counts[:, None] * given[table.name].diagonal()
+        kept += cost[new != 0].tolist()
+        dropped += cost[new == 0].tolist()
+    assert len(kept) > 1000
+    assert max(dropped) <= min(kept) * 1.00001
+
+
+@pytest.mark.parametrize("weighting", ["auto", "none"])
+def test_of_several_pruned_forms_the_one_whose_errors_cost_least_is_taken(weighting: str) -> None:
+    given = sensitivities()
+    choices = [{"structure": "elements"}]
+    choices += [{"structure": "rows_columns", "column_factor": f} for f in (1.0, 1.4, 2.0)]
+    for budget in (0.3, 0.05, 0.01):
+        options = [{**choice, "weighting": weighting} for choice in choices]
+        forms = [compress(trained(), "prune", budget, STATS, o, sensitivity=lambda: given) for o in options]
+        costs = []
+        for form in forms:
+            cost = 0.0
+            for table, old, new in zip(SPEC.tables, rows_of(trained()), rows_of(form)):
+                error = (old - new).double().numpy()
+                if weighting == "none":
+                    cost += (error**2).sum()
+                else:
+                    metric = given[table.name].numpy()
+                    cost += ((STATS[table.name] + 0.1) * np.einsum("ni,ij,nj->n", error, metric, error)).sum()
+            costs.append(cost)
+        made = compress(trained(), "prune", budget, STATS, {"weighting": weighting}, sensitivity=lambda: given)
+        best = forms[int(np.argmin(costs))]
+        assert all(torch.equal(a, b) for a, b in zip(rows_of(made), rows_of(best)))
 
 
 @pytest.mark.parametrize("weighting", ["none", "counts"])
@@ -336,7 +382,7 @@ def test_a_sparsity_and_a_budget_exclude_each_other() -> None:
         (
             "prune",
             {"rows": [1, 1, 1, 1]},
-            r"options.rows: prune finds it by itself; allowed: column_factor, sparsity, structure$",
+            r"options.rows: prune finds it by itself; allowed: column_factor, sparsity, structure, weighting$",
         ),
         (
             "drop_unseen",
