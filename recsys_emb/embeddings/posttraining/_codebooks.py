@@ -7,12 +7,14 @@ first, so that codebooks may do without the last ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recsys_emb.embeddings.base import EmbeddingBackend
@@ -111,33 +113,49 @@ def _root(metric: Tensor) -> tuple[Tensor, Tensor]:
     return (vectors * values) @ vectors.t(), (vectors / values) @ vectors.t()
 
 
-def levels(y: Tensor, weights: Tensor, bits: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
-    """What is left of y after one, two, ... levels of residual codes, float32 [s, d] (Chen, Guan, Wang, 2010)."""
-    for b in bits:
-        centres = kmeans(y, weights, 1 << b, generator, rounds=5)
-        y = y - centres[nearest(y, centres)[0]]
-        yield y
+def balanced(variances: Sequence[float], columns: Sequence[tuple[int, int]]) -> list[int]:
+    """Which axis each column of a product takes, so that its parts err alike.
+
+    The strongest axis left goes to the part whose variances have the least product so far (Ge, He, Ke, Sun, "Optimized
+    Product Quantization", 2013, section 3.2.3).
+
+    Args:
+        variances: of the axes.
+        columns: first column and end of each part.
+    """
+    parts: list[list[int]] = [[] for _ in columns]
+    products = [0.0] * len(parts)
+    for axis in sorted(range(len(variances)), key=lambda a: -variances[a]):
+        free = [i for i, (first, end) in enumerate(columns) if len(parts[i]) < end - first]
+        part = min(free, key=lambda i: products[i])
+        parts[part].append(axis)
+        products[part] += math.log(max(variances[axis], 1e-30))
+    return [axis for part in parts for axis in part]
 
 
 def fit_books(
-    layout: Layout, rows: Sample, y: Tensor, form: TableForm, generator: torch.Generator, restarts: int
+    layout: Layout, rows: Sample, y: Tensor, form: TableForm, generator: torch.Generator, restarts: int, rounds: int = 25
 ) -> list[Tensor]:
-    """A codebook per level, float32 [2^b, columns]: residual, of what those before leave; product, of its columns."""
+    """A codebook for each level, float32 [2^b, D], 0 beyond its columns; ``y`` [<= s, D] are the rows in the space.
+
+    Residual ones are fitted each to what those before leave of the ids that it covers (Chen, Guan, Wang, 2010), those
+    of a product to columns that the others do not touch (Jegou, Douze, Schmid, 2011).
+    """
     rest, books = y.clone(), []
     for bits, ids, (first, end) in zip(form.bits, form.ids, layout.columns(form)):
         covered = rows.upto(ids)
-        part, weights = rest[:covered, first:end], rows.weights[:covered]
-        book = kmeans(part.contiguous(), weights, 1 << bits, generator, restarts)
-        part -= book[nearest(part.contiguous(), book)[0]]
-        books.append(book)
+        part = rest[:covered, first:end].contiguous()
+        book = kmeans(part, rows.weights[:covered], 1 << bits, generator, restarts, rounds)
+        rest[:covered, first:end] -= book[nearest(part, book)[0]]
+        books.append(F.pad(book, (first, layout.dim - end)))
     return books
 
 
-def encode(layout: Layout, form: TableForm, y: Tensor, books: Sequence[Tensor]) -> Tensor:
-    """Codes uint8 [n, L] of rows y [n, d]: level by level the nearest row of a codebook to what is left."""
-    rest, codes = y.clone(), []
-    for book, (first, end) in zip(books, layout.columns(form)):
-        cells = nearest(rest[:, first:end].contiguous(), book)[0]
-        rest[:, first:end] -= book[cells]
+def encode(y: Tensor, books: Sequence[Tensor]) -> Tensor:
+    """Codes uint8 [n, L] of rows y [n, D]: level by level the nearest row of a codebook [2^b, D] to what is left."""
+    rest, codes = y, []
+    for book in books:
+        cells = nearest(rest, book)[0]
+        rest = rest - book[cells]
         codes.append(cells.to(torch.uint8))
     return torch.stack(codes, dim=1)

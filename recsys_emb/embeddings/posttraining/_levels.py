@@ -8,13 +8,20 @@ codes of id 0. D columns, width r: columns of the space that codebooks are in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recsys_emb.embeddings.posttraining._packing import packed_bytes
+
+MOST_LEVELS = 12
+"""More are slower to look up, and gain little over more bits."""
+WIDTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Columns of a codebook, beside all."""
+PRICES = 0.7 ** np.arange(50)
+"""Prices of a byte, as shares of the error that one row for the whole table makes a byte."""
 
 Curve = np.ndarray
 """float64 [C, ...]: a weighted squared error at each of C cuts, the ids from 0 on that have a code of some level."""
@@ -60,6 +67,14 @@ class Layout(NamedTuple):
             return [(0, width)] * levels
         return [(i * width // levels, (i + 1) * width // levels) for i in range(levels)]
 
+    def widths(self) -> list[int]:
+        """Columns that codebooks may have: all of a product's, else some of the strongest."""
+        return [self.dim] if self.product else [*(w for w in WIDTHS if w < self.dim), self.dim]
+
+    def most_levels(self) -> int:
+        """Codes that an id may have; a product has a column for each at least."""
+        return min(MOST_LEVELS, self.dim) if self.product else MOST_LEVELS
+
     def code_bytes(self, form: TableForm) -> int:
         return sum(packed_bytes(n, b) for n, b in zip(form.ids, form.bits))
 
@@ -72,11 +87,6 @@ class Layout(NamedTuple):
 
     def nbytes(self, form: TableForm) -> int:
         return self.code_bytes(form) + 2 * self.floats(form)
-
-
-def uniform(layout: Layout, ids: int, bits: int, levels: int, width: int | None = None) -> TableForm:
-    """All ids with the same number of codes."""
-    return TableForm(width=width or layout.dim, bits=(bits,) * levels, ids=(ids,) * levels)
 
 
 class Option(NamedTuple):
@@ -93,39 +103,42 @@ def kept_options(layout: Layout, cuts: Sequence[int], merged: Curve) -> list[Opt
     return [Option(layout.nbytes(form), float(error), form) for form, error in zip(forms, merged)]
 
 
+def given_forms(layout: Layout, ids: int, bits: Sequence[int], levels: int) -> list[TableForm]:
+    """Forms with so many levels, each of all ``ids``."""
+    pairs = product(layout.widths(), bits)
+    return [TableForm(width=width, bits=(b,) * levels, ids=(ids,) * levels) for width, b in pairs]
+
+
 def coded_options(
-    layout: Layout, cuts: Sequence[int], bits: Sequence[int], width: int, merged: Curve, levels: Sequence[Curve]
+    layout: Layout, cuts: Sequence[int], bits: int, width: int, merged: Curve, levels: Sequence[Curve]
 ) -> list[Option]:
-    """Forms with up to all of these levels, best for some price of a byte.
+    """Forms with up to all of these levels: for each of many prices of a byte the one whose error and bytes cost least.
 
     Args:
         layout: of all tables.
         cuts: C numbers of ids, rising.
-        bits: of each level.
+        bits: of a code.
         width: of a codebook row.
         merged: [C], the error of the ids that share the codes of id 0 when so many ids have their own.
-        levels: for 0, 1, ... levels [C], the error of the ids below a cut when each has so many; entry 0 is not read.
+        levels: for 1, 2, ... levels [C], the error of the ids below a cut when each has so many.
     """
-    gains = [merged[0] - merged - levels[1], *(before - after for before, after in pairwise(levels[1:]))]
-    sizes = [np.array([packed_bytes(n, b) for n in cuts]) for b in bits]
-    books = [2 * width << b for b in bits]
+    prices = merged[0] / (2 * layout.dim) * PRICES
+    gains = [merged[0] - merged - levels[0], *(before - after for before, after in pairwise(levels))]
+    size = np.array([packed_bytes(n, bits) for n in cuts])
+    ends, nets, errors = [np.full(len(prices), len(cuts) - 1)], [np.zeros(len(prices))], [np.full(len(prices), merged[0])]
+    for gain in gains:  # a level ends where its last ids pay for their bytes, and no later than the one before
+        net = gain - prices[:, None] * size
+        net[np.arange(len(cuts)) > ends[-1][:, None]] = -np.inf
+        ends.append(net.argmax(1))
+        nets.append(nets[-1] + net.max(1) - prices * (2 * width << bits))
+        errors.append(errors[-1] - gain[ends[-1]])
+    best = 1 + np.array(nets[1:]).argmax(0)
     found = {}
-    for price in merged[0] / (2 * layout.dim) * 0.7 ** np.arange(50):
-        at, total, best, chosen = len(cuts), 0.0, -np.inf, 0
-        places, error, errors = [], float(merged[0]), []
-        for gain, size, book in zip(gains, sizes, books):
-            net = gain[:at] - price * size[:at]
-            place = int(net.argmax())
-            total += net[place] - price * book
-            at = place + 1
-            error -= gain[place]
-            places.append(place)
-            errors.append(error)
-            if total > best:
-                best, chosen = total, len(places)
-        form = TableForm(width=width, bits=tuple(bits[:chosen]), ids=tuple(cuts[p] for p in places[:chosen]))
-        found[form] = Option(layout.nbytes(form), max(float(errors[chosen - 1]), 0.0), form)
-    return list(found.values())
+    for price, count in enumerate(best.tolist()):
+        ids = tuple(cuts[end[price]] for end in ends[1 : count + 1])
+        found[ids] = max(float(errors[count][price]), 0.0)
+    forms = [TableForm(width=width, bits=(bits,) * len(ids), ids=ids) for ids in found]
+    return [Option(layout.nbytes(form), error, form) for form, error in zip(forms, found.values())]
 
 
 def useful(options: Sequence[Option]) -> list[Option]:

@@ -2,261 +2,262 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from recsys_emb.embeddings.base import EmbeddingBackend, falls_with_id
-from recsys_emb.embeddings.composed import project
+from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.posttraining._codebooks import (
     Sample,
     Space,
+    balanced,
     column_space,
     encode,
     fit_books,
-    levels,
     principal_space,
     sample,
 )
+from recsys_emb.embeddings.posttraining._decoding import expanded
+from recsys_emb.embeddings.posttraining._kmeans import kmeans, nearest
 from recsys_emb.embeddings.posttraining._levels import (
     Layout,
     Option,
     TableForm,
     coded_options,
+    given_forms,
     kept_options,
-    uniform,
     useful,
 )
 from recsys_emb.embeddings.posttraining._packing import pack
-from recsys_emb.embeddings.posttraining.base import saturated
+from recsys_emb.embeddings.posttraining.base import ErrorCost
 
-HALF = torch.float16
-"""Of codebooks, and of all else that is stored of a table beside its codes."""
-SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
-"""Of the ids that training saw: where a level of codes may end."""
-MOST_LEVELS = 12
-TRIED_ROWS = 1 << 12
-"""Rows of a table on which forms are compared; the chosen one is fitted on more."""
-UNSEEN_WEIGHT = 0.1
-"""What an id that training never saw counts beside the occurrences of the others."""
+CUTS = 48
+"""Numbers of ids where a level of codes may end: from 1 to all, in equal ratios."""
+TRIED_ROWS = 1 << 14
+"""Rows on which forms are compared; the chosen one is fitted on more."""
+TRIED_ROUNDS = 8
+"""Of k-means, then."""
+ENOUGH = 1e-5
+"""Share of a table's squared error below which no more levels are tried."""
+
+
+class _Tried(NamedTuple):
+    """What forms are compared on. s rows, C cuts, D columns of the space.
+
+    rows: a sample; y: [s, D], the rows in the space; cuts: numbers of ids; places: rows below each cut; merged: float64
+    [C, D], the error of id 0 and all ids from a cut on when one row stands for them.
+    """
+
+    rows: Sample
+    y: Tensor
+    cuts: list[int]
+    places: list[int]
+    merged: np.ndarray
+
+    def below(self, rest: Tensor) -> np.ndarray:
+        """The error of the ids below each cut, float64 [C, D], when codes miss ``rest`` [<= s, D] of their rows."""
+        weighted = rest.double().square() * self.rows.weights[: len(rest), None].double()
+        return _sums(weighted.numpy(), self.places)
 
 
 class TableFit:
-    """What fitting knows of one table: a sample of its rows, how much each counts, what errors cost.
+    """A trained table, how much each of its rows counts, and what errors of them cost.
 
     Args:
         trained: the backend whose rows are coded.
         table: which of its tables.
-        turned: the columns are turned to their principal axes.
-        counts: int64 [N], how often training saw each id; None where that is not known.
-        metric: float64 [D, D], what an error costs; None: its square.
+        layout: of the codes of all tables.
+        counts: int64 [N], how often training saw each id; None where that is not known: alike.
+        cost: of errors; None: their squares.
+        seed: of the starts of k-means.
     """
 
     def __init__(
         self,
         trained: EmbeddingBackend[Any],
         table: int,
-        turned: bool,
+        layout: Layout,
         counts: np.ndarray | None,
-        metric: Tensor | None,
+        cost: ErrorCost | None,
+        seed: int,
     ) -> None:
-        spec = trained.spec.tables[table]
-        self.trained, self.table, self.n = trained, table, spec.num_embeddings
-        self.weights = np.ones(self.n) if counts is None else np.asarray(counts, dtype=np.float64) + UNSEEN_WEIGHT
-        falling = counts is not None and falls_with_id(counts)
-        seen = int(np.asarray(counts).nonzero()[0].max(initial=0)) + 1 if counts is not None and falling else self.n
-        self.cuts = sorted({max(1, round(seen * share)) for share in SHARES}) if falling else [self.n]
-        self.rows = sample(trained, table, self.weights)
-        dim = trained.spec.embedding_dim
-        self.metric = torch.eye(dim, dtype=torch.float64) if metric is None else metric.double()
-        self.turned = turned
+        self.trained, self.table, self.layout, self.seed = trained, table, layout, seed
+        weights = np.ones(trained.spec.tables[table].num_embeddings) if counts is None else counts.astype(np.float64)
+        self.coded = seen_ids(weights)
+        if cost is not None:
+            weights = weights * cost.relative.double().numpy()
+        weights[0] = max(weights[0], 1)  # it is looked up for values that training never saw
+        self.weights, self.rows = weights, sample(trained, table, weights)
+        metric = torch.eye(layout.dim, dtype=torch.float64) if cost is None else cost.metric.double()
+        self.scale = float(metric.trace()) / layout.dim
+        metric = metric / self.scale if self.scale else torch.eye(layout.dim, dtype=torch.float64)
+        self.space = principal_space(self.rows, metric) if layout.turned else column_space(metric)
 
-    def space(self, rows: Sample) -> Space:
-        return principal_space(rows, self.metric) if self.turned else column_space(self.metric)
+    # -- forms ----------------------------------------------------------------------------------------------------
 
-    def options(
-        self, layout: Layout, bits_of: int | None, wanted: int | None, budget: int, generator: torch.Generator
-    ) -> list[Option]:
-        """Forms that the table may take within a budget, by rising bytes.
+    def options(self, bits: Sequence[int], levels: int | None, budget: int) -> list[Option]:
+        """Forms that the table may take, by rising bytes and falling error.
 
         Args:
-            layout: of all tables.
-            bits_of: a code; None for any.
-            wanted: levels, 0 for one row for all ids; None for any number.
-            budget: bytes of all tables.
-            generator: of the starts of k-means.
+            bits: that a code may have.
+            levels: of each id, 0 for one row for all ids; None for any number.
+            budget: bytes of all tables; more are of no use.
         """
         rows = self.rows.thinned(TRIED_ROWS)
-        scale = float(self.weights.sum()) / float(rows.weights.sum())
-        y = self.space(rows)(rows.rows)
-        cuts, kept = self.cuts, sorted({1, *self.cuts})
-        merged = scale * _tails(rows, y, cuts)
-        full = 2 * layout.dim * self.n
-        found = [] if wanted else kept_options(layout, kept, scale * _tails(rows, y, kept))
-        if wanted == 0:
-            return found[:1]
-        for bits in range(1, 9) if bits_of is None else (bits_of,):
-            if 1 << bits >= self.n and bits_of is None:
-                continue
-            for width in self._widths(layout):
-                most = wanted or MOST_LEVELS
-                curves = self._curves(layout, rows, y, width, [bits] * most, cuts, min(full, budget), generator)
-                if wanted:
-                    form = uniform(layout, cuts[-1], bits, wanted, width)
-                    found.append(Option(layout.nbytes(form), scale * float(curves[-1][-1] + merged[-1]), form))
-                else:
-                    curves = [scale * curve for curve in curves]
-                    found += coded_options(layout, cuts, [bits] * (len(curves) - 1), width, merged, curves)
-        return useful(found)
+        cuts = sorted({round(cut) for cut in np.geomspace(1, self.coded, CUTS)})
+        y, places = self.space(rows.rows), [rows.upto(cut) for cut in cuts]
+        tried = _Tried(rows, y, cuts, places, _merged(y, rows.weights, places))
+        kept = kept_options(self.layout, cuts, tried.merged.sum(1))
+        if levels is None:
+            most = min(budget, 2 * self.layout.dim * self.coded)
+            coded = self._products if self.layout.product else self._residuals
+            found = [*kept, *(option for b in bits if 1 << b < self.coded for option in coded(tried, b, most))]
+        elif levels == 0:
+            found = kept[:1]
+        else:
+            found = [self._given(tried, form) for form in given_forms(self.layout, self.coded, bits, levels)]
+        return useful([option._replace(error=self.scale * option.error) for option in found])
 
-    def _widths(self, layout: Layout) -> list[int]:
-        dim = layout.dim
-        return [dim] if layout.product else sorted({dim, -(-dim // 2), -(-dim // 4)})
+    def _residuals(self, tried: _Tried, bits: int, most: int) -> Iterator[Option]:
+        """One fit shows what all widths do: a narrower codebook lacks the last columns."""
+        curves = [tried.below(rest) for rest in self._levels(tried, bits, most)]
+        for width in self.layout.widths():
+            beyond = float(tried.merged[0, width:].sum())
+            merged, levels = tried.merged[:, :width].sum(1), [curve[:, :width].sum(1) for curve in curves]
+            for option in coded_options(self.layout, tried.cuts, bits, width, merged, levels):
+                yield option._replace(error=option.error + beyond)
 
-    def _curves(
-        self,
-        layout: Layout,
-        rows: Sample,
-        y: Tensor,
-        width: int,
-        bits: Sequence[int],
-        cuts: Sequence[int],
-        most: int,
-        generator: torch.Generator,
-    ) -> list[np.ndarray]:
-        """For 0, 1, ... levels the error of the ids below each cut, as far as ``most`` bytes pay for levels."""
-        if layout.product:
-            return self._product_curves(layout, rows, y, bits, cuts, generator)
-        missed = y[:, width:].square().sum(1)
-        out = [_heads(rows, y.square().sum(1), cuts)]
-        for count, left in enumerate(levels(y[:, :width].contiguous(), rows.weights, bits, generator), 1):
-            out.append(_heads(rows, left.square().sum(1) + missed, cuts))
-            if layout.nbytes(uniform(layout, cuts[0], bits[0], count + 1, width)) > most:
-                break
-        return out
+    def _levels(self, tried: _Tried, bits: int, most: int) -> Iterator[Tensor]:
+        """What one, two, ... levels leave of the rows, as long as ``most`` bytes pay for the first ids' codes."""
+        coded, generator = tried.places[-1], self._generator()
+        rest, weights = tried.y[:coded], tried.rows.weights[:coded]
+        enough = ENOUGH * float(tried.merged[0].sum())
+        for level in range(1, self.layout.most_levels() + 1):
+            book = kmeans(rest, weights, 1 << bits, generator, rounds=TRIED_ROUNDS)
+            rest = rest - book[nearest(rest, book)[0]]
+            yield rest
+            if level * self.coded * bits / 8 > most or float(weights @ rest.square().sum(1)) <= enough:
+                return
 
-    def _product_curves(
-        self,
-        layout: Layout,
-        rows: Sample,
-        y: Tensor,
-        bits: Sequence[int],
-        cuts: Sequence[int],
-        generator: torch.Generator,
-    ) -> list[np.ndarray]:
-        """As ``_curves``; a product of L codes splits the columns in L parts, so each L is fitted for itself."""
-        out, dim = [_heads(rows, y.square().sum(1), cuts)], y.shape[1]
-        for count in range(1, min(len(bits), dim) + 1):
-            form = TableForm(width=dim, bits=tuple(bits[:count]), ids=(cuts[-1],) * count)
-            books = fit_books(layout, rows, y, form, generator, 1)
-            codes = encode(layout, form, y, books)
-            back = torch.cat([book[codes[:, i].long()] for i, book in enumerate(books)], dim=1)
-            out.append(_heads(rows, (y - back).square().sum(1), cuts))
-        return out
+    def _products(self, tried: _Tried, bits: int, most: int) -> Iterator[Option]:
+        for parts in range(1, self.layout.most_levels() + 1):
+            whole = TableForm(width=self.layout.dim, bits=(bits,) * parts, ids=(self.coded,) * parts)
+            errors = tried.below(self._missed(tried, whole)).sum(1) + tried.merged.sum(1)
+            for cut, error in zip(tried.cuts, errors):
+                form = TableForm(width=whole.width, bits=whole.bits, ids=(cut,) * parts)
+                yield Option(self.layout.nbytes(form), float(error), form)
+            if parts * self.coded * bits / 8 > most:
+                return
+
+    def _given(self, tried: _Tried, form: TableForm) -> Option:
+        error = tried.below(self._missed(tried, form))[-1].sum() + tried.merged[-1].sum()
+        return Option(self.layout.nbytes(form), float(error), form)
+
+    def _missed(self, tried: _Tried, form: TableForm) -> Tensor:
+        """What the form's codes leave of the rows that have some, [<= s, D]."""
+        y = self._space(form)(tried.rows.rows)[: tried.places[-1]]
+        books = fit_books(self.layout, tried.rows, y, form, self._generator(), 1, TRIED_ROUNDS)
+        codes = encode(y, books)
+        for level, book in enumerate(books):
+            y = y - book[codes[:, level].long()]
+        return y
+
+    # -- arrays ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def stored(
-        self, layout: Layout, form: TableForm, generator: torch.Generator, restarts: int
-    ) -> tuple[Tensor, Tensor]:
-        """The table's packed codes, uint8, and its floats, float16."""
-        first = form.ids[0]
-        shared = self._shared_row(first)
+    def stored(self, form: TableForm, restarts: int) -> tuple[Tensor, Tensor]:
+        """The table's packed codes, uint8, and its codebooks and basis, or its rows, float16."""
+        parts = self._first_rows(form.ids[0])
+        parts[0][0], weight = self._shared_row(form.ids[0])
         if not form.width:
-            kept = torch.cat(self._first_rows(first))
-            kept[0] = shared
-            return torch.empty(0, dtype=torch.uint8), saturated(kept, HALF).flatten()
-        space = self.space(self.rows)
-        y = space(self.rows.rows)[:, : form.width]
-        books = fit_books(layout, self.rows, y, form, generator, restarts)
-        floats, books = _rounded(layout, form, space, books)
-        codes: list[Tensor] = []
-        for part in self._first_rows(first):
-            if not codes:
-                part = torch.cat([shared[None], part[1:]])
-            codes.append(encode(layout, form, space(part)[:, : form.width], books))
-        each = torch.cat(codes)
-        packed = [pack(each[:n, level], b) for level, (n, b) in enumerate(zip(form.ids, form.bits))]
-        return torch.cat(packed), floats
+            return torch.empty(0, dtype=torch.uint8), _half(torch.cat(parts)).flatten()
+        rows = replace(self.rows, rows=self.rows.rows.clone(), weights=self.rows.weights.clone())
+        rows.rows[0], rows.weights[0] = parts[0][0], weight
+        space = self._space(form)
+        books = fit_books(self.layout, rows, space(rows.rows), form, self._generator(), restarts)
+        floats = _floats(self.layout, form, space, books)
+        read = expanded(self.layout, form, floats)
+        read[: 1 << form.bits[0]] -= space.mean
+        codes = self._codes(form, parts, space, (read @ space.into).split([1 << b for b in form.bits]))
+        return torch.cat([pack(codes[:n, level], b) for level, (n, b) in enumerate(zip(form.ids, form.bits))]), floats
+
+    def _codes(self, form: TableForm, parts: Sequence[Tensor], space: Space, books: Sequence[Tensor]) -> Tensor:
+        """uint8 [n, L], each id's for as many levels as cover it."""
+        codes, at = torch.zeros(form.ids[0], len(form.bits), dtype=torch.uint8), 0
+        for part in parts:
+            y = space(part)
+            for depth, (first, end) in enumerate(zip((*form.ids[1:], 0), form.ids), 1):
+                low, high = max(first - at, 0), min(end - at, len(part))
+                if low < high:
+                    codes[at + low : at + high, :depth] = encode(y[low:high], books[:depth])
+            at += len(part)
+        return codes
+
+    def _space(self, form: TableForm) -> Space:
+        """The space, its axes in the order of the form's columns."""
+        if not (self.layout.product and self.layout.turned):
+            return self.space
+        variances = self.rows.weights @ self.space(self.rows.rows).square()
+        return self.space.reordered(balanced(variances.tolist(), self.layout.columns(form)))
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
 
     def _first_rows(self, ids: int) -> list[Tensor]:
         parts, at = [], 0
         for rows in self.trained.rows(self.table):
-            parts.append(rows[: max(0, ids - at)].float().cpu())
+            parts.append(rows[: ids - at].float().cpu().clone())
             at += len(rows)
             if at >= ids:
                 break
         return parts
 
-    def _shared_row(self, first: int) -> Tensor:
-        """The mean of id 0 and of the ids from ``first`` on, which are stored alike. float32 [D]"""
-        weights = torch.from_numpy(self.weights)
-        total, weight, at = torch.zeros(self.trained.spec.embedding_dim, dtype=torch.float64), 0.0, 0
+    def _shared_row(self, first: int) -> tuple[Tensor, float]:
+        """The mean of id 0 and of the ids from ``first`` on, which are stored alike, float32 [D], and their weight."""
+        weights = torch.from_numpy(self.weights).clone()
+        weights[1:first] = 0
+        total, at = torch.zeros(self.layout.dim, dtype=torch.float64), 0
         for rows in self.trained.rows(self.table):
-            mine = weights[at : at + len(rows)].clone()
-            places = torch.arange(at, at + len(rows))
-            mine[(places > 0) & (places < first)] = 0
-            total += mine @ rows.double().cpu()
-            weight, at = weight + float(mine.sum()), at + len(rows)
-        return (total / max(weight, 1e-30)).float()
+            total += weights[at : at + len(rows)] @ rows.double().cpu()
+            at += len(rows)
+        return (total / weights.sum()).float(), float(weights.sum())
 
 
-def _heads(rows: Sample, errors: Tensor, cuts: Sequence[int]) -> np.ndarray:
-    """The weighted errors of the ids below each cut, summed."""
-    sums = np.concatenate([[0.0], (errors.double() * rows.weights.double()).cumsum(0).numpy()])
-    return sums[[rows.upto(cut) for cut in cuts]]
+def seen_ids(counts: np.ndarray) -> int:
+    """How many ids, from 0 on, may need codes of their own: those up to the last that training saw."""
+    return int(np.flatnonzero(counts).max(initial=0)) + 1
 
 
-def _tails(rows: Sample, y: Tensor, cuts: Sequence[int]) -> np.ndarray:
-    """The weighted error of the ids from each cut on, and of id 0, when all are their mean."""
-    w, y = rows.weights.double(), y.double()
-    out = []
-    for cut in cuts:
-        mine = w.clone()
-        mine[1 : rows.upto(cut)] = 0
-        total = mine.sum().clamp(min=1e-30)
-        out.append(float((mine @ y.square()).sum() - (mine @ y).square().sum() / total))
-    return np.maximum(np.array(out), 0.0)
-
-
-def _rounded(layout: Layout, form: TableForm, space: Space, books: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """What is stored of codebooks, float16, and the codebooks in the space of the rows as that will be read."""
+def _floats(layout: Layout, form: TableForm, space: Space, books: Sequence[Tensor]) -> Tensor:
+    """What is stored of codebooks [2^b, D] of the space, float16, as ``expanded`` reads it."""
     if layout.has_basis(form):
-        small = [saturated(book, HALF) for book in books]
-        beside = [saturated(space.mean, HALF), saturated(space.back[: form.width], HALF)]
-        return torch.cat([x.flatten() for x in (*small, *beside)]), [book.float() for book in small]
-    back, into = space.back, space.into
-    stored, read = [], []
-    for level, (book, (first, end)) in enumerate(zip(books, layout.columns(form))):
-        shift = space.mean if level == 0 and not layout.product else torch.zeros_like(space.mean)
-        if layout.product:  # columns as they are, stretched
-            plain = saturated(book * back.diagonal()[first:end], HALF)
-            read.append(plain.float() * into.diagonal()[first:end])
-        else:
-            plain = saturated(book @ back + shift, HALF)
-            read.append((plain.float() - shift) @ into)
-        stored.append(plain.flatten())
-    return torch.cat(stored), read
+        parts = [book[:, first:end] for book, (first, end) in zip(books, layout.columns(form))]
+        return _half(torch.cat([part.flatten() for part in (*parts, space.mean, space.back[: form.width])]))
+    rows = [book @ space.back for book in books]
+    rows[0] = rows[0] + space.mean
+    return _half(torch.cat([r[:, first:end].flatten() for r, (first, end) in zip(rows, layout.columns(form))]))
 
 
-def expanded(layout: Layout, form: TableForm, books: Tensor) -> Tensor:
-    """A table's codebook rows in D columns, level after level, or its kept rows. float32 [rows, D]"""
-    dim, width = layout.dim, form.width
-    if not width:
-        return books.view(form.ids[0], dim)
-    columns = layout.columns(form)
-    sizes = [(end - first) << b for (first, end), b in zip(columns, form.bits)]
-    *parts, rest = books.split([*sizes, len(books) - sum(sizes)])
-    padded = [
-        F.pad(part.view(1 << b, end - first), (first, width - end))
-        for part, b, (first, end) in zip(parts, form.bits, columns)
-    ]
-    rows = torch.cat(padded)
-    if not layout.has_basis(form):
-        return rows
-    mean, basis = rest[:dim], rest[dim:].view(width, dim)
-    first = 1 << form.bits[0]  # the mean is part of the first level's rows
-    return project(rows, basis[None], [len(rows)]) + F.pad(mean.expand(first, dim), (0, 0, 0, len(rows) - first))
+def _sums(values: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """Of the rows before each place: [s, ...] -> [C, ...]."""
+    return np.concatenate([np.zeros_like(values[:1]), values.cumsum(0)])[places]
+
+
+def _merged(y: Tensor, weights: Tensor, places: Sequence[int]) -> np.ndarray:
+    """The error of row 0 and the rows from each place on around their mean, float64 [C, D]."""
+    rows, w = y.double().numpy(), weights.double().numpy()[:, None]
+
+    def tails(values: np.ndarray) -> np.ndarray:
+        return values.sum(0) - _sums(values, places) + values[0]
+
+    weight, first, second = tails(w), tails(w * rows), tails(w * rows * rows)
+    return np.maximum(second - first * first / np.maximum(weight, np.finfo(np.float64).tiny), 0)
+
+
+def _half(x: Tensor) -> Tensor:
+    largest = torch.finfo(torch.float16).max
+    return x.clamp(-largest, largest).half()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,21 @@ from recsys_emb.errors import SettingError, UserError
 from recsys_emb.registry import Registry
 from recsys_emb.sizes import Budget, budget_bytes
 
-Sensitivity = Mapping[str, Tensor]
-"""Per table name, float64 [D, D], symmetric: what an error of a looked-up row costs. An error e [D] of a row raises the
-loss by about e S e^T / 2 a lookup (the Gauss-Newton form of its second order, Martens, 2020, section 6)."""
+
+class ErrorCost(NamedTuple):
+    """What errors of a table's looked-up rows cost.
+
+    metric: float64 [D, D], symmetric. An error e [D] of a row raises the loss by about e S e^T / 2 a lookup, in the mean
+    over lookups (the Gauss-Newton form of its second order, Martens, 2020, section 6).
+    relative: float32 [N], what a lookup of each id costs beside the mean.
+    """
+
+    metric: Tensor
+    relative: Tensor
+
+
+Sensitivity = Mapping[str, ErrorCost]
+"""Of tables, by name."""
 
 
 class PostTraining(EmbeddingBackend[C]):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, FieldReport, GroupSpec, Stats
-from recsys_emb.embeddings.counts import per_id
-from recsys_emb.embeddings.posttraining._levels import Layout, TableForm, spend, uniform
-from recsys_emb.embeddings.posttraining._packing import packed_bytes, unpack
-from recsys_emb.embeddings.posttraining._table_fit import TableFit, expanded
+from recsys_emb.embeddings.composed import starts_of
+from recsys_emb.embeddings.counts import per_id, split_ids
+from recsys_emb.embeddings.posttraining._decoding import decode, expanded, level_table
+from recsys_emb.embeddings.posttraining._levels import Layout, TableForm, given_forms, spend
+from recsys_emb.embeddings.posttraining._table_fit import TableFit, seen_ids
 from recsys_emb.embeddings.posttraining.base import PostTraining, Sensitivity, register
 from recsys_emb.errors import SettingError
 
@@ -69,6 +69,7 @@ class PQ(PostTraining[PQConfig]):
     uses_sensitivity = True
     codes: Tensor
     books: Tensor
+    kept: Tensor
 
     def __init__(self, spec: GroupSpec, config: PQConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -79,55 +80,53 @@ class PQ(PostTraining[PQConfig]):
         if any(form.width > layout.dim or form.ids[0] > t.num_embeddings for form, t in zip(forms, spec.tables)):
             raise ValueError("tables: a form has more columns or ids than its table")
         self.layout = layout
-        self.register_buffer("codes", torch.empty(sum(map(layout.code_bytes, forms)), dtype=torch.uint8, device=device))
-        self.register_buffer("books", torch.empty(sum(map(layout.floats, forms)), dtype=torch.float16, device=device))
-        # Per table and level: ids that have a code, its bits, its first byte, its codebook's first row among all.
-        deepest = max(max(1, len(form.bits)) for form in forms)
-        covered, bits, byte, row = np.zeros((4, len(forms), deepest), dtype=np.int64)
-        at_byte = at_row = 0
-        for t, form in enumerate(forms):
-            for level, (n, b) in enumerate(zip(form.ids, form.bits or (0,))):
-                covered[t, level], bits[t, level], byte[t, level], row[t, level] = n, b, at_byte, at_row
-                at_byte += packed_bytes(n, b)
-                at_row += 1 << b if form.width else n
-        self.zeros = at_row  # the row behind those of all codebooks
-        self.covered, self.bits, self.byte, self.row = (torch.from_numpy(x) for x in (covered, bits, byte, row))
-        self.kept = torch.tensor([form.width == 0 for form in forms])
+        self.coded, kept = [form for form in forms if form.width], [form.ids[0] for form in forms if not form.width]
+        code_bytes, floats = (sum(map(size, self.coded)) for size in (layout.code_bytes, layout.floats))
+        self.register_buffer("codes", torch.empty(code_bytes, dtype=torch.uint8, device=device))
+        self.register_buffer("books", torch.empty(floats, dtype=torch.float16, device=device))
+        self.register_buffer("kept", torch.empty(sum(kept), layout.dim, dtype=torch.float16, device=device))
+        self.levels = level_table(self.coded)
+        self.kept_ids, self.kept_starts = torch.tensor(kept, dtype=torch.int64), starts_of(kept)
+        # Tables beside each other that are looked up in one go: whether they are coded, and how many they are.
+        self.runs = [(coded, len(list(run))) for coded, run in groupby(bool(form.width) for form in forms)]
 
     def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        ids = torch.where(ids < per_id(self.covered[:, 0], counts, ids), ids, 0)
-        kept = per_id(self.kept, counts, ids)
-        picked = []
-        for level in range(self.bits.shape[1]):
-            covered, bits, byte, row = (
-                per_id(x[:, level], counts, ids) for x in (self.covered, self.bits, self.byte, self.row)
-            )
-            coded = torch.where(ids < covered, ids, 0)
-            code = unpack(self.codes, byte, coded, bits) if len(self.codes) else torch.zeros_like(ids)
-            place = row + (torch.where(kept, ids, code) if level == 0 else code)
-            picked.append(torch.where(ids < covered, place, self.zeros))
-        return F.embedding_bag(torch.stack(picked, dim=1), self.codebook_rows(), norm_type=2.0, mode="sum")
+        per_run, start = [], 0
+        for _, tables in self.runs:
+            per_run.append([counts[t] for t in range(start, start + tables)])
+            start += tables
+        pieces = split_ids(ids, [sum(c) for c in per_run])
+        books = self.codebook_rows()
+        out, at = [], [0, 0]
+        for (coded, tables), piece, count in zip(self.runs, pieces, per_run):
+            part = slice(at[coded], at[coded] + tables)
+            at[coded] += tables
+            if coded:
+                out.append(decode(self.codes, books, self.levels[part], piece, count))
+            else:
+                limit, first = (per_id(x[part], count, piece) for x in (self.kept_ids, self.kept_starts))
+                out.append(self.array("kept").index_select(0, first + torch.where(piece < limit, piece, 0)).float())
+        return out[0] if len(out) == 1 else torch.cat(out)
 
     def codebook_rows(self) -> Tensor:
-        """The rows of all codebooks in D columns, table after table and level after level, then zeros. [R + 1, D]"""
-        assert self.config.tables is not None
-        flat, parts = self.array("books").float(), []
-        for form, books in zip(self.config.tables, flat.split([self.layout.floats(f) for f in self.config.tables])):
-            parts.append(expanded(self.layout, form, books))
-        return torch.cat([*parts, flat.new_zeros(1, self.layout.dim)])
+        """The rows of all codebooks in D columns, table after table and level after level, float32 [R, D]."""
+        if not self.coded:
+            return self.array("books").float().view(0, self.layout.dim)
+        floats = self.array("books").split([self.layout.floats(form) for form in self.coded])
+        return torch.cat([expanded(self.layout, form, part) for form, part in zip(self.coded, floats)])
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
     @classmethod
     def min_bytes(cls, spec: GroupSpec, config: PQConfig, stats: Stats | None = None) -> int:
         _check_levels(spec, config)
-        layout, levels = _layout(spec, config), config.levels or {}
-        one_row = TableForm(width=0, ids=(1,))
-        smallest = (
-            uniform(layout, t.num_embeddings, config.bits or 1, levels[t.name]) if levels.get(t.name) else one_row
-            for t in spec.tables
-        )
-        return sum(map(layout.nbytes, smallest))
+        layout, total = _layout(spec, config), 0
+        for table in spec.tables:
+            seen = seen_ids(stats[table.name]) if stats and table.name in stats else table.num_embeddings
+            levels = (config.levels or {}).get(table.name, 0)
+            forms = given_forms(layout, seen, _bits(config), levels) if levels else [TableForm(width=0, ids=(1,))]
+            total += min(map(layout.nbytes, forms))
+        return total
 
     @classmethod
     def fit(
@@ -141,14 +140,21 @@ class PQ(PostTraining[PQConfig]):
         spec, layout = trained.spec, _layout(trained.spec, config)
         if budget is None:
             budget = max(cls.min_bytes(spec, config, stats), int(DEFAULT_RATIO * spec.full_bytes))
-        generator = torch.Generator().manual_seed(config.seed)
-        tables = [_table_fit(trained, t, config, stats, sensitivity) for t in range(len(spec.tables))]
-        wanted = [(config.levels or {}).get(t.name) for t in spec.tables]
-        options = [t.options(layout, config.bits, n, budget, generator) for t, n in zip(tables, wanted)]
-        chosen = spend(options, budget)
-        forms = tuple(option.form for option in chosen)
-        codes, books = zip(*(t.stored(layout, f, generator, config.restarts) for t, f in zip(tables, forms)))
-        arrays = {"codes": torch.cat(codes), "books": torch.cat(books)}
+        counts, costs, levels = stats or {}, sensitivity or {}, config.levels or {}
+        names = [table.name for table in spec.tables]
+        fits = [
+            TableFit(trained, t, layout, counts.get(name), costs.get(name), config.seed) for t, name in enumerate(names)
+        ]
+        options = [fit.options(_bits(config), levels.get(name), budget) for fit, name in zip(fits, names)]
+        forms = tuple(option.form for option in spend(options, budget))
+        stored = [fit.stored(form, config.restarts) for fit, form in zip(fits, forms)]
+        books, kept = ([x for form, (_, x) in zip(forms, stored) if bool(form.width) is c] for c in (True, False))
+        none = torch.empty(0, dtype=torch.float16)
+        arrays = {
+            "codes": torch.cat([codes for codes, _ in stored]),
+            "books": torch.cat([none, *books]),
+            "kept": torch.cat([none, *kept]).view(-1, layout.dim),
+        }
         sized = config.model_copy(update={"tables": forms})
         return cls.filled(spec, sized, {name: array.to(trained.device) for name, array in arrays.items()})
 
@@ -160,20 +166,17 @@ class PQ(PostTraining[PQConfig]):
         ]
 
 
-def _table_fit(
-    trained: EmbeddingBackend[Any], table: int, config: PQConfig, stats: Stats | None, sensitivity: Sensitivity | None
-) -> TableFit:
-    name = trained.spec.tables[table].name
-    counts, metric = (stats or {}).get(name), (sensitivity or {}).get(name)
-    return TableFit(trained, table, config.codes == "residual" or config.rotation, counts, metric)
-
-
 def _layout(spec: GroupSpec, config: PQConfig) -> Layout:
-    return Layout(spec.embedding_dim, config.codes == "product", config.rotation)
+    product = config.codes == "product"
+    return Layout(spec.embedding_dim, product, config.rotation or not product)
+
+
+def _bits(config: PQConfig) -> Sequence[int]:
+    return range(1, 9) if config.bits is None else (config.bits,)
 
 
 def _check_levels(spec: GroupSpec, config: PQConfig) -> None:
-    names, most = [t.name for t in spec.tables], spec.embedding_dim if config.codes == "product" else 32
+    names, most = [t.name for t in spec.tables], _layout(spec, config).most_levels()
     for name, count in (config.levels or {}).items():
         if name not in names:
             raise SettingError(f"options.levels.{name}", f"no such table; allowed: {', '.join(names)}")
