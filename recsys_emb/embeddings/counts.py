@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 def per_id(values: Tensor, counts: Sequence[int], ids: Tensor) -> Tensor:
     """Each table's value, repeated for its ids: [K] -> [n] on the ids' device."""
-    return _expand(values, list(counts), ids)
+    return repeated(values, list(counts), ids)
 
 
 def split_ids(tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
@@ -53,7 +53,8 @@ def all_equal(counts: list[int]) -> bool:
 
 
 @torch.fx.wrap
-def _expand(values: Tensor, counts: list[int], ids: Tensor) -> Tensor:
+def repeated(values: Tensor, counts: list[int], ids: Tensor) -> Tensor:
+    """As ``per_id``, for functions that TorchScript takes."""
     values = values.to(ids.device)
     if all_equal(counts):
         return values[:, None].expand(len(counts), counts[0]).reshape(-1)

@@ -32,7 +32,10 @@ def decode(codes: Tensor, books: Tensor, levels: Tensor, ids: Tensor, counts: Se
     codes, books, levels, ids = (x.contiguous() for x in (codes, books, levels, ids))
     ends = torch.tensor(list(accumulate(counts)))
     out = books.new_empty(len(ids), books.shape[1])
-    read, where = (codes.data_ptr(), len(codes), books.data_ptr(), books.shape[1]), (levels.data_ptr(), *levels.shape[:2])
+    read, where = (
+        (codes.data_ptr(), len(codes), books.data_ptr(), books.shape[1]),
+        (levels.data_ptr(), *levels.shape[:2]),
+    )
     _library().codes_decode(*read, *where, ends.data_ptr(), ids.data_ptr(), len(ids), out.data_ptr())
     return out
 

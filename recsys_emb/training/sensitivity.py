@@ -13,7 +13,6 @@ from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend
 from recsys_emb.embeddings.posttraining.base import ErrorCost, Sensitivity
 from recsys_emb.models.base import CTRModel
 
-
 PRIOR = 3.0
 """Lookups that ids of about the same number count for in what is said of one."""
 

@@ -134,7 +134,13 @@ def balanced(variances: Sequence[float], columns: Sequence[tuple[int, int]]) -> 
 
 
 def fit_books(
-    layout: Layout, rows: Sample, y: Tensor, form: TableForm, generator: torch.Generator, restarts: int, rounds: int = 25
+    layout: Layout,
+    rows: Sample,
+    y: Tensor,
+    form: TableForm,
+    generator: torch.Generator,
+    restarts: int,
+    rounds: int = 25,
 ) -> list[Tensor]:
     """A codebook for each level, float32 [2^b, D], 0 beyond its columns; ``y`` [<= s, D] are the rows in the space.
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsys_emb.embeddings.composed import project
-from recsys_emb.embeddings.counts import per_id
+from recsys_emb.embeddings.counts import repeated
 from recsys_emb.embeddings.posttraining._levels import Layout, TableForm
 from recsys_emb.embeddings.posttraining._packing import packed_bytes, unpack
 from recsys_emb.native import codes as native
@@ -65,10 +65,15 @@ def decode(codes: Tensor, books: Tensor, levels: Tensor, ids: Tensor, counts: Se
 
 @torch.fx.wrap
 def _decode(codes: Tensor, books: Tensor, levels: Tensor, ids: Tensor, counts: list[int]) -> Tensor:
-    if not torch.jit.is_scripting():
-        if native.fits(books, levels, ids):
-            return native.decode(codes, books, levels, ids, counts)
-    table = per_id(torch.arange(levels.shape[0]), counts, ids)
+    if torch.jit.is_scripting():
+        return _summed(codes, books, levels, ids, counts)
+    if native.fits(books, levels, ids):
+        return native.decode(codes, books, levels, ids, counts)
+    return _summed(codes, books, levels, ids, counts)
+
+
+def _summed(codes: Tensor, books: Tensor, levels: Tensor, ids: Tensor, counts: list[int]) -> Tensor:
+    table = repeated(torch.arange(levels.shape[0]), counts, ids)
     at = levels.to(ids.device).index_select(0, table)  # [n, L, 4]
     covered, bits, byte, row = at.select(2, 0), at.select(2, 1), at.select(2, 2), at.select(2, 3)
     own = torch.where(ids < covered[:, 0], ids, torch.zeros_like(ids)).unsqueeze(1)

@@ -125,7 +125,8 @@ def coded_options(
     prices = merged[0] / (2 * layout.dim) * PRICES
     gains = [merged[0] - merged - levels[0], *(before - after for before, after in pairwise(levels))]
     size = np.array([packed_bytes(n, bits) for n in cuts])
-    ends, nets, errors = [np.full(len(prices), len(cuts) - 1)], [np.zeros(len(prices))], [np.full(len(prices), merged[0])]
+    ends, nets = [np.full(len(prices), len(cuts) - 1)], [np.zeros(len(prices))]
+    errors = [np.full(len(prices), merged[0])]
     for gain in gains:  # a level ends where its last ids pay for their bytes, and no later than the one before
         net = gain - prices[:, None] * size
         net[np.arange(len(cuts)) > ends[-1][:, None]] = -np.inf

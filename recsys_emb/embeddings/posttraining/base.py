@@ -19,8 +19,8 @@ from recsys_emb.sizes import Budget, budget_bytes
 class ErrorCost(NamedTuple):
     """What errors of a table's looked-up rows cost.
 
-    metric: float64 [D, D], symmetric. An error e [D] of a row raises the loss by about e S e^T / 2 a lookup, in the mean
-    over lookups (the Gauss-Newton form of its second order, Martens, 2020, section 6).
+    metric: float64 [D, D], symmetric. An error e [D] of a row raises the loss by about e S e^T / 2 a lookup, in the
+    mean over lookups (the Gauss-Newton form of its second order, Martens, 2020, section 6).
     relative: float32 [N], what a lookup of each id costs beside the mean.
     """
 

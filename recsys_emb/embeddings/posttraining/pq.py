@@ -138,15 +138,16 @@ class PQ(PostTraining[PQConfig]):
         sensitivity: Sensitivity | None = None,
     ) -> Self:
         spec, layout = trained.spec, _layout(trained.spec, config)
-        if budget is None:
-            budget = max(cls.min_bytes(spec, config, stats), int(DEFAULT_RATIO * spec.full_bytes))
+        limit = int(DEFAULT_RATIO * spec.full_bytes) if budget is None else budget
         counts, costs, levels = stats or {}, sensitivity or {}, config.levels or {}
         names = [table.name for table in spec.tables]
         fits = [
             TableFit(trained, t, layout, counts.get(name), costs.get(name), config.seed) for t, name in enumerate(names)
         ]
-        options = [fit.options(_bits(config), levels.get(name), budget) for fit, name in zip(fits, names)]
-        forms = tuple(option.form for option in spend(options, budget))
+        options = [fit.options(_bits(config), levels.get(name), limit) for fit, name in zip(fits, names)]
+        if budget is None:  # levels that were asked for are there in full
+            limit = max(limit, sum(o[-1 if name in levels else 0].nbytes for o, name in zip(options, names)))
+        forms = tuple(option.form for option in spend(options, limit))
         stored = [fit.stored(form, config.restarts) for fit, form in zip(fits, forms)]
         books, kept = ([x for form, (_, x) in zip(forms, stored) if bool(form.width) is c] for c in (True, False))
         none = torch.empty(0, dtype=torch.float16)

@@ -15,9 +15,12 @@ from sklearn.cluster import KMeans
 from recsys_emb.embeddings import plan_backend
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, TableSpec
 from recsys_emb.embeddings.posttraining import compress
+from recsys_emb.embeddings.posttraining._codebooks import balanced
 from recsys_emb.embeddings.posttraining._kmeans import kmeans, lloyd, nearest
 from recsys_emb.embeddings.posttraining._packing import pack, packed_bytes, unpack
+from recsys_emb.embeddings.posttraining.base import ErrorCost
 from recsys_emb.errors import BudgetTooSmall, UserError
+from recsys_emb.native import codes as native
 
 SIZES = {"user": 300, "item": 90, "day": 1}
 SPEC = GroupSpec(tuple(TableSpec(n, k, init_std=1.0) for n, k in SIZES.items()), 9, first_order=True)
@@ -118,7 +121,8 @@ def test_ids_that_training_never_saw_take_no_code_of_their_own() -> None:
 
 def test_errors_go_where_they_cost_least() -> None:
     full = trained()
-    costs = {name: torch.diag(torch.tensor([1.0, *[1e-4] * 8], dtype=torch.float64)) for name in SIZES}
+    metric = torch.diag(torch.tensor([1.0, *[1e-4] * 8], dtype=torch.float64))
+    costs = {name: ErrorCost(metric, torch.ones(n)) for name, n in SIZES.items()}
     told = compress(full, "pq", 0.05, COUNTS, {}, lambda: costs)
     plain = compress(full, "pq", 0.05, COUNTS)
 
@@ -127,6 +131,50 @@ def test_errors_go_where_they_cost_least() -> None:
         return float((wrong * torch.from_numpy(COUNTS["user"])).sum())
 
     assert first_column(told) < 0.3 * first_column(plain)
+
+
+def test_ids_whose_lookups_cost_more_err_less() -> None:
+    full = trained()
+    relative = torch.ones(300)
+    relative[200:] = 1000  # ids that are seldom seen
+    told = compress(full, "pq", 0.1, COUNTS, {}, lambda: {"user": ErrorCost(torch.eye(9).double(), relative)})
+    plain = compress(full, "pq", 0.1, COUNTS)
+    wrong = [(rows_of(made, 0) - rows_of(full, 0))[200:-1].square().sum() for made in (told, plain)]
+    assert wrong[0] < 0.5 * wrong[1]
+
+
+def test_a_table_that_costs_nothing_takes_one_row() -> None:
+    free = ErrorCost(torch.zeros(9, 9, dtype=torch.float64), torch.ones(300))
+    made = compress(trained(), "pq", 0.3, COUNTS, {}, lambda: {"user": free})
+    assert made.describe()[0].bytes == 2 * 9
+
+
+def test_a_budget_is_nearly_used_up() -> None:
+    for ratio in (0.03, 0.1, 0.2):
+        assert compress(trained(), "pq", ratio, COUNTS).serving_bytes() > 0.95 * ratio * SPEC.full_bytes
+
+
+def test_axes_of_a_product_are_shared_out_so_that_parts_vary_alike() -> None:
+    assert balanced([8.0, 4.0, 2.0, 1.0], [(0, 2), (2, 4)]) == [0, 3, 1, 2]  # 8 * 1 beside 4 * 2
+    assert sorted(balanced([1.0, 0.0, 3.0, 2.0, 5.0], [(0, 1), (1, 3), (3, 5)])) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dim", [1, 8, 17])
+def test_codes_are_looked_up_alike_in_torch_and_in_cpp(dim: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [700, 1, 40, 2000]
+    full = trained(GroupSpec(tuple(TableSpec(f"t{i}", n) for i, n in enumerate(sizes)), dim))
+    made = compress(full, "pq", 0.2, {f"t{i}": np.arange(n)[::-1] for i, n in enumerate(sizes)})
+    counts = [600, 0, 3, 1500]
+    ids = torch.cat([torch.randint(0, n, (count,)) for n, count in zip(sizes, counts)])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    fast = made.lookup(ids, counts)
+    torch.set_num_threads(before)
+    monkeypatch.setattr(native, "fits", lambda *_: False)
+    torch.testing.assert_close(made.lookup(ids, counts), fast)
+    whole = torch.cat([rows_of(made, t)[part] for t, part in enumerate(ids.split(counts))])
+    torch.testing.assert_close(whole, fast)
 
 
 def test_the_least_is_one_row_for_each_table() -> None:
@@ -143,7 +191,7 @@ def test_the_least_is_one_row_for_each_table() -> None:
     [
         ({"bits": 9}, "options.bits: .*less than or equal to 8, got 9"),
         ({"levels": {"shop": 2}}, "options.levels.shop: no such table; allowed: user, item, day"),
-        ({"levels": {"user": 99}}, r"options.levels.user: 99; allowed: 0 \(one row for all\) to 32"),
+        ({"levels": {"user": 99}}, r"options.levels.user: 99; allowed: 0 \(one row for all\) to 12"),
         ({"tables": []}, "options.tables: pq finds it by itself"),
     ],
 )
