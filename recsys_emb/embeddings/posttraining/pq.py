@@ -86,6 +86,7 @@ class PQ(PostTraining[PQConfig]):
         self.register_buffer("books", torch.empty(floats, dtype=torch.float16, device=device))
         self.register_buffer("kept", torch.empty(sum(kept), layout.dim, dtype=torch.float16, device=device))
         self.levels = level_table(self.coded)
+        self._read: tuple[Tensor, int, Tensor] | None = None
         self.kept_ids, self.kept_starts = torch.tensor(kept, dtype=torch.int64), starts_of(kept)
         # Tables beside each other that are looked up in one go: whether they are coded, and how many they are.
         self.runs = [(coded, len(list(run))) for coded, run in groupby(bool(form.width) for form in forms)]
@@ -96,7 +97,7 @@ class PQ(PostTraining[PQConfig]):
             per_run.append([counts[t] for t in range(start, start + tables)])
             start += tables
         pieces = split_ids(ids, [sum(c) for c in per_run])
-        books = self.codebook_rows()
+        books = self._codebook_rows()
         out, at = [], [0, 0]
         for (coded, tables), piece, count in zip(self.runs, pieces, per_run):
             part = slice(at[coded], at[coded] + tables)
@@ -114,6 +115,15 @@ class PQ(PostTraining[PQConfig]):
             return self.array("books").float().view(0, self.layout.dim)
         floats = self.array("books").split([self.layout.floats(form) for form in self.coded])
         return torch.cat([expanded(self.layout, form, part) for form, part in zip(self.coded, floats)])
+
+    def _codebook_rows(self) -> Tensor:
+        """``codebook_rows``, made anew only when the codebooks have changed."""
+        books = self.array("books")
+        if books.requires_grad or books.is_meta or books.is_inference() or torch.compiler.is_compiling():
+            return self.codebook_rows()
+        if self._read is None or self._read[0] is not books or self._read[1] != books._version:
+            self._read = books, books._version, self.codebook_rows()
+        return self._read[2]
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
