@@ -20,9 +20,9 @@ GRADIENTS = (1e-7, -1e-7, 1e-5, -1e-3, 1e-1)
 L2 = (0.0, 1e-7, 1e-5, 1e-3, 1e-1)
 
 
-@pytest.fixture(autouse=True, params=["C++", "torch"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything here holds for Adam in C++ and in torch."""
+@pytest.fixture(params=["C++", "torch"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In C++ and in torch."""
     if request.param == "torch":
         monkeypatch.setattr(native, "fits", lambda weight: False)
 
@@ -118,6 +118,7 @@ def few(request: pytest.FixtureRequest) -> tuple[Cases, Weights]:
     return cases, cases.dense()
 
 
+@pytest.mark.usefixtures("_way")
 def test_rows_end_where_dense_adam_puts_them(few: tuple[Cases, Weights]) -> None:
     """Within a fifth of the weight after 100 steps or more, and 1.5 % on average.
 
@@ -132,6 +133,7 @@ def test_rows_end_where_dense_adam_puts_them(few: tuple[Cases, Weights]) -> None
     assert distance.most(range(10**7), l2=[0.0]) < 0.07
 
 
+@pytest.mark.usefixtures("_way")
 def test_how_often_rows_are_caught_up_matters_little(few: tuple[Cases, Weights]) -> None:
     """An evaluation catches up all rows; training goes on to nearly the same weights whether there is one or not."""
     cases, _ = few
@@ -151,6 +153,7 @@ def test_rows_end_where_dense_adam_puts_them_after_up_to_a_million_steps() -> No
     assert distance.mean() < 0.015
 
 
+@pytest.mark.usefixtures("_way")
 def test_a_row_updated_once_at_the_first_step() -> None:
     """The bias corrections of the first steps change by the factor 18 in the 400 steps that the row misses."""
     table = EmbeddingTable(1, 1, 0.01)
