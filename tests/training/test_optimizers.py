@@ -134,9 +134,11 @@ def test_state_round_trip_continues_identically() -> None:
     table = make_table(40, 4)
     optimizer = CatchUpAdam(table, 1e-2, 1e-3)
     train(table, optimizer, 30, 8)
+    optimizer.lr = 3e-3
+    train(table, optimizer, 10, 8)  # rows lag behind steps of both rates
     other = make_table(40, 4, seed=9)
     other.load_state_dict(copy.deepcopy(table.state_dict()))
-    restored = CatchUpAdam(other, 1e-2, 1e-3)
+    restored = CatchUpAdam(other, 3e-3, 1e-3)
     restored.load_state_dict({k: v.clone() for k, v in optimizer.state_dict().items()}, optimizer.steps)
     train(table, optimizer, 30, 8)
     train(other, restored, 30, 8)

@@ -125,10 +125,10 @@ def test_same_seed_same_run(prepared: Path, tmp_path: Path) -> None:
     assert {k: v for k, v in a.items() if k not in TIMES} == {k: v for k, v in b.items() if k not in TIMES}
 
 
-@pytest.mark.parametrize("kill_at", [1, 5, 14, 21])
-def test_a_killed_run_continues_to_the_same_report(prepared: Path, tmp_path: Path, kill_at: int) -> None:
+@pytest.mark.parametrize(("kill_at", "schedule"), [(1, "plateau"), (5, "plateau"), (14, "linear"), (21, "plateau")])
+def test_a_killed_run_continues_to_the_same_report(prepared: Path, tmp_path: Path, kill_at: int, schedule: str) -> None:
     """Batches of 256 of 2,400 rows: evaluations after steps 5, 10, ...; epochs end after 10."""
-    config = config_for(prepared, eval_every=5, patience=9)
+    config = config_for(prepared, eval_every=5, patience=9, lr_schedule=schedule)
     whole = running.train(config, tmp_path / "whole", Silent())
     with pytest.raises(Killed):
         running.train(config, tmp_path / "killed", KilledAt(kill_at))
