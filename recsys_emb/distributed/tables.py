@@ -8,6 +8,7 @@ optimizer state) lies with them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ class ShardedTable(EmbeddingTable):
         self.weight = nn.Parameter(huge_pages(rows))
         self.rank, self.world = rank, world
         self.per_rank = -(-whole // world)
+        self.agree = partial(dist.broadcast, src=0)
         self._exchange = RowExchange(self.per_rank * self.world, self.weight.shape[1], super().forward, device)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -67,7 +69,6 @@ class ShardedTable(EmbeddingTable):
         values.index_copy_(0, self._own(dst), moved[self._held(dst)])
 
     def _write(self, rows: Tensor, values: Tensor) -> None:
-        dist.broadcast(values, 0)  # processes draw other random numbers
         super()._write(self._own(rows), values[self._held(rows)])
 
     def _from_all(self, own: Tensor, rows: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -41,7 +42,7 @@ class World:
         return make(device)
 
     def prepare_model(self, model: M) -> M:
-        """Tells layers whose output depends on the whole batch that other processes hold parts of it."""
+        """Tells layers that other processes hold parts of the batch, and tables that they draw other random numbers."""
         return model
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -99,6 +100,8 @@ class Ranks(World):
         for module in model.modules():
             if isinstance(module, BatchNorm):
                 module.total = _Total.apply
+            if isinstance(module, EmbeddingTable):
+                module.agree = partial(dist.broadcast, src=0)
         return model
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -66,6 +66,7 @@ class EmbeddingTable(nn.Module):
         sparse_grad: gradients are sparse COO (what row-wise optimizers need) instead of dense (what ``torch.optim``'s
             Adam and TorchRec's unsharded collections have). The trainer turns it on.
         optimizer: that of the rows, while they are trained.
+        agree: makes values drawn here those of the first process, in place, where several train together.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class EmbeddingTable(nn.Module):
         self.weight = nn.Parameter(huge_pages(torch.empty(num_rows, dim, device=device)))
         self.sparse_grad = False
         self.optimizer: RowOptimizer | None = None
+        self.agree: Callable[[Tensor], object] = lambda values: None
         if not self.weight.is_meta:
             self.reset_parameters()
 
@@ -123,7 +125,9 @@ class EmbeddingTable(nn.Module):
             RuntimeError: between a lookup and the step of its gradient.
         """
         self._check_between_steps()
-        self._write(rows, self._initial(rows))
+        values = self._initial(rows)
+        self.agree(values)
+        self._write(rows, values)
         if self.optimizer is not None:
             self.optimizer.reset(self._own(rows))
 

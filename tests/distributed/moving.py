@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from recsys_emb.distributed.tables import ShardedTable
+from recsys_emb.distributed.world import Ranks
 from recsys_emb.embeddings.tables import EmbeddingTable, RowInit
 from recsys_emb.quiet import quiet_torch
 from recsys_emb.training.optimizers import TABLE_OPTIMIZERS
@@ -45,8 +46,19 @@ def train(optimizer: str, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
     return {name: values.clone() for name, values in state.items()}
 
 
+def fresh_copies(rank: int, processes: int) -> Tensor:
+    """Rows made anew in a table of which every process has a copy, [processes, ROWS, DIM]."""
+    torch.manual_seed(3)
+    table = Ranks(torch.device("cpu"), shard_tables=False).prepare_model(EmbeddingTable(ROWS, DIM, 0.1))
+    torch.manual_seed(rank)
+    table.reset(torch.tensor([1, 5]))
+    copies = [torch.empty(ROWS, DIM) for _ in range(processes)]
+    dist.all_gather(copies, table.weight.detach())
+    return torch.stack(copies)
+
+
 def train_on(processes: int, out: Path) -> dict[str, dict[str, Tensor]]:
-    """The same by every optimizer, as the first of several processes has it."""
+    """The same by every optimizer, as the first of several processes has it, and ``fresh_copies``."""
     mp.get_context("forkserver").set_forkserver_preload(["recsys_emb.distributed.tables"])
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(_rank, (processes, folder, out), nprocs=processes, start_method="forkserver")
@@ -58,6 +70,7 @@ def _rank(rank: int, processes: int, folder: str, out: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=processes)
     found = {name: train(name, rank, processes) for name in TABLE_OPTIMIZERS}
+    found["copies"] = {"weight": fresh_copies(rank, processes)}
     if rank == 0:
         torch.save(found, out)
     dist.barrier()

@@ -17,3 +17,5 @@ def test_rows_that_move_are_made_anew_and_read_on_two_processes_as_on_one(tmp_pa
         assert one.keys() == two[name].keys()
         for key, values in one.items():
             torch.testing.assert_close(two[name][key], values, msg=lambda m, key=key, name=name: f"{name} {key}: {m}")
+    first, second = two["copies"]["weight"]
+    assert torch.equal(first, second)
