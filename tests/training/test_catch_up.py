@@ -107,8 +107,8 @@ class Distance(dict[tuple[float, int, int], Tensor]):
 
 
 SHORT, LONG = range(100), range(100, 10**7)
-FEW = ([1, 10, 100, 1000], [1, 3, 10, 30, 100, 300, 1000, 3000])
-RATES = {"constant": lambda step: LR, "linear": lambda step: LR * (1 - (step - 1) / 4000)}
+FEW = ([1, 10, 100, 300], [1, 3, 10, 30, 100, 300, 1000])
+RATES = {"constant": lambda step: LR, "linear": lambda step: LR * (1 - (step - 1) / 1300)}
 
 
 @pytest.fixture(scope="module", params=RATES)
@@ -120,27 +120,26 @@ def few(request: pytest.FixtureRequest) -> tuple[Cases, Weights]:
 
 @pytest.mark.usefixtures("_way")
 def test_rows_end_where_dense_adam_puts_them(few: tuple[Cases, Weights]) -> None:
-    """Within a fifth of the weight after 100 steps or more, and 1.5 % on average.
+    """Within a fifth of the weight after 100 steps or more, and 2 % on average.
 
-    Sooner, a row that had shrunk to nothing before its gradient came is as far off as 12 steps are long: dense Adam
+    Sooner, a row that had shrunk to nothing before its gradient came is off by some steps' length: dense Adam
     swings to and fro, as L2 pulls while the momentum still drives.
     """
     cases, dense = few
     distance = cases.distance(cases.caught_up(), dense)
     assert distance.most(LONG) < 0.2
-    assert distance.most(SHORT) < 1.2
-    assert distance.mean() < 0.015
+    assert distance.most(SHORT) < 0.6
+    assert distance.mean() < 0.02
     assert distance.most(range(10**7), l2=[0.0]) < 0.07
 
 
-@pytest.mark.usefixtures("_way")
 def test_how_often_rows_are_caught_up_matters_little(few: tuple[Cases, Weights]) -> None:
     """An evaluation catches up all rows; training goes on to nearly the same weights whether there is one or not."""
     cases, _ = few
     distance = cases.distance(cases.caught_up(), cases.caught_up(every=37))
     assert distance.most(LONG) < 0.2
-    assert distance.most(SHORT) < 0.7
-    assert distance.mean() < 0.004
+    assert distance.most(SHORT) < 0.2
+    assert distance.mean() < 0.005
     assert distance.most(range(10**7), l2=[0.0]) < 0.006
 
 
@@ -150,7 +149,7 @@ def test_rows_end_where_dense_adam_puts_them_after_up_to_a_million_steps() -> No
     distance = cases.distance(cases.caught_up(), cases.dense())
     assert distance.most(LONG) < 0.2
     assert distance.most(SHORT) < 1.2
-    assert distance.mean() < 0.015
+    assert distance.mean() < 0.02
 
 
 @pytest.mark.usefixtures("_way")
