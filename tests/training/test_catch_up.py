@@ -148,7 +148,7 @@ def test_rows_end_where_dense_adam_puts_them_after_up_to_a_million_steps() -> No
     cases = Cases([1, 10, 100, 1000, 10**4, 10**5], [1, 10, 100, 1000, 3000, 10**4, 30000, 10**5, 10**6])
     distance = cases.distance(cases.caught_up(), cases.dense())
     assert distance.most(LONG) < 0.2
-    assert distance.most(SHORT) < 1.2
+    assert distance.most(SHORT) < 1.3  # 13 steps' length, of a row that had shrunk to nothing
     assert distance.mean() < 0.02
 
 
