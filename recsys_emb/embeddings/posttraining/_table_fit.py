@@ -33,7 +33,7 @@ from recsys_emb.embeddings.posttraining._levels import (
     useful,
 )
 from recsys_emb.embeddings.posttraining._packing import pack
-from recsys_emb.embeddings.posttraining.base import ErrorCost
+from recsys_emb.embeddings.posttraining.base import ErrorCost, saturated
 
 CUTS = 48
 """Numbers of ids where a level of codes may end: from 1 to all, in equal ratios."""
@@ -174,7 +174,7 @@ class TableFit:
         parts = self._first_rows(form.ids[0])
         parts[0][0], weight = self._shared_row(form.ids[0])
         if not form.width:
-            return torch.empty(0, dtype=torch.uint8), _half(torch.cat(parts)).flatten()
+            return torch.empty(0, dtype=torch.uint8), saturated(torch.cat(parts), torch.float16).flatten()
         rows = replace(self.rows, rows=self.rows.rows.clone(), weights=self.rows.weights.clone())
         rows.rows[0], rows.weights[0] = parts[0][0], weight
         space = self._space(form)
@@ -236,10 +236,12 @@ def _floats(layout: Layout, form: TableForm, space: Space, books: Sequence[Tenso
     """What is stored of codebooks [2^b, D] of the space, float16, as ``expanded`` reads it."""
     if layout.has_basis(form):
         parts = [book[:, first:end] for book, (first, end) in zip(books, layout.columns(form))]
-        return _half(torch.cat([part.flatten() for part in (*parts, space.mean, space.back[: form.width])]))
+        stored = [part.flatten() for part in (*parts, space.mean, space.back[: form.width])]
+        return saturated(torch.cat(stored), torch.float16)
     rows = [book @ space.back for book in books]
     rows[0] = rows[0] + space.mean
-    return _half(torch.cat([r[:, first:end].flatten() for r, (first, end) in zip(rows, layout.columns(form))]))
+    stored = [r[:, first:end].flatten() for r, (first, end) in zip(rows, layout.columns(form))]
+    return saturated(torch.cat(stored), torch.float16)
 
 
 def _sums(values: np.ndarray, places: Sequence[int]) -> np.ndarray:
@@ -256,8 +258,3 @@ def _merged(y: Tensor, weights: Tensor, places: Sequence[int]) -> np.ndarray:
 
     weight, first, second = tails(w), tails(w * rows), tails(w * rows * rows)
     return np.maximum(second - first * first / np.maximum(weight, np.finfo(np.float64).tiny), 0)
-
-
-def _half(x: Tensor) -> Tensor:
-    largest = torch.finfo(torch.float16).max
-    return x.clamp(-largest, largest).half()
