@@ -11,6 +11,7 @@ from recsys_emb.report.frames import events_frame, runs_frame, tables_frame, tri
 from recsys_emb.report.run_page import run_page
 from recsys_emb.report.runs import group_by_seed, load_report, load_reports
 from recsys_emb.report.search_page import search_page
+from recsys_emb.report.searches_page import searches_page
 from recsys_emb.report.terminal import (
     artifact_table,
     embedding_size,
@@ -40,6 +41,7 @@ __all__ = [
     "run_table",
     "runs_frame",
     "search_page",
+    "searches_page",
     "tables_frame",
     "trials_frame",
     "worse_than_the_mean",

@@ -13,6 +13,7 @@ from recsys_emb.report.columns import worse_than_the_mean
 from recsys_emb.report.differences import brief, short_names
 from recsys_emb.report.frames import load_trials
 from recsys_emb.report.runs import load_report
+from recsys_emb.report.searches_page import lead_in_words
 from recsys_emb.sizes import MB, human_bytes
 
 PARAM = "param:"
@@ -34,7 +35,7 @@ def search_page(out: str | Path) -> Path:
         )
     summary = read_json(folder / "search.json")
     trials = load_trials(folder / "trials.parquet")
-    candidates = load_trials(folder / "candidates.parquet") if summary["scoring"] == "supernet" else None
+    candidates = load_trials(folder / "candidates.parquet") if summary["scored"] else None
     page = html.page(
         f"Search {summary['study']}",
         f"{', '.join(summary['models'])} on {summary['dataset']}: {_counts(summary)}",
@@ -46,16 +47,21 @@ def search_page(out: str | Path) -> Path:
             note=_what_scores_were_worth(summary),
         ),
         html.section("Trials", _trials(folder, trials), note=_TRIALS_NOTE),
-        html.section("Candidates", _trials(folder, candidates), note="Scored on the supernet.") if candidates else "",
+        html.section("Candidates", _trials(folder, candidates), note=_SCORED[summary["scored"]]) if candidates else "",
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
+_SCORED = {
+    "supernet": "Scored on the supernet.",
+    "compressed": "Scored as made of their trained base, before anything is trained on.",
+}
+"""By what ``search.json`` says of candidates."""
 _BASELINES_NOTE = (
     "The validation split decided. The test split was read once, for these rows only. Serving is all that the "
-    "embeddings need when served; 1 MB is 1,000,000 bytes. One seed each: train the winner over several seeds to know "
-    "the spread."
+    "embeddings need when served; 1 MB is 1,000,000 bytes. One seed each; `--seeds` trains "
+    "the best trial and the best baseline from several."
 )
 _TRIALS_NOTE = (
     "AUC is of the validation split. Infeasible trials were over the budget by plan and cost nothing; pruned ones were "
@@ -74,7 +80,8 @@ def _counts(summary: Summary) -> str:
 def _how(summary: Summary) -> str:
     budget = summary["budget_bytes"]
     within = "AUC against bytes" if budget is None else f"the best AUC within {human_bytes(budget)}"
-    scoring = ", scored on a supernet" if summary["scoring"] == "supernet" else ""
+    scored = {"supernet": ", scored on a supernet", "compressed": ", scored as made of a trained base"}
+    scoring = scored.get(summary["scored"], "")
     pruner = "" if summary["pruner"] == "none" else f", pruner {summary['pruner']}"
     text = f"Searched: {within}; sampler {summary['sampler']}{pruner}, seed {summary['seed']}{scoring}."
     if summary["winner"]["baseline"]:
@@ -99,6 +106,8 @@ def _cards(summary: Summary) -> list[tuple[str, str, str]]:
         ("Validation AUC", f"{winner['valid_auc']:.4f}", "what decided"),
         ("Serving", human_bytes(size), "; ".join(shares)),
     ]
+    if summary["lead"] is not None:
+        cards.append(("Lead on test", *lead_in_words(summary["lead"])))
     if summary["hypervolume"] is not None:
         note = "of the front, between AUC 0.5 at the full tables' bytes and AUC 1 at none"
         cards.append(("Hypervolume", f"{summary['hypervolume']:.4f}", note))
@@ -135,20 +144,19 @@ def _baselines(folder: Path, summary: Summary) -> str:
 
 
 def _what_scores_were_worth(summary: Summary) -> str:
-    """How far the supernet's scores foretold what training gives; nothing without a supernet."""
-    if summary["scoring"] != "supernet":
+    """How far the scores of candidates foretold what their runs give; nothing where all were trained."""
+    if not summary["scored"]:
         return ""
     found = summary["correlation"]
     if found is None or found["spearman"] is None:
-        return "Too few candidates were retrained to say whether the supernet ranks them rightly."
+        return "Too few candidates were carried out to say whether scores rank them rightly."
     verdict = (
-        "the supernet ranks candidates much as training does"
+        "scores rank candidates much as their runs do"
         if found["supported"]
-        else "the supernet's ranking does not foretell that of training, so its choice was a guess; retrain more "
-        "candidates or search with scoring: train"
+        else "scores do not foretell how runs rank, so the choice was a guess; carry out more candidates (retrain)"
     )
-    text = f"Spearman's rank correlation of score and AUC after training is {found['spearman']:.2f} over {found['n']} "
-    return f"{text}retrained candidates: {verdict}."
+    text = f"Spearman's rank correlation of score and AUC is {found['spearman']:.2f} over {found['n']} "
+    return f"{text}candidates that were carried out: {verdict}."
 
 
 def _searched_widths(folder: Path, summary: Summary) -> list[dict[str, Any]]:
@@ -183,7 +191,7 @@ _CAPTIONS = {
     "pareto": "Validation AUC against serving size. No trial beats those on the front in both.",
     "importances": "How much each parameter matters for the objective (PED-ANOVA), as a share of all.",
     "widths": "Widths of the winner's tables against the sizes of their vocabularies.",
-    "scores": "Score on the supernet and AUC after training from scratch, of the retrained candidates.",
+    "scores": "Score and AUC of the candidates that were carried out.",
 }
 
 
@@ -204,7 +212,7 @@ def _trials(folder: Path, trials: Sequence[dict[str, Any]]) -> str:
         html.Header("Trial", "its number, or the baseline that it is", number=False),
         html.Header("State", number=False),
         html.Header("AUC", "validation split"),
-        *([html.Header("Score", "validation AUC on the supernet, without the fields left out")] if scored else []),
+        *([html.Header("Score", "validation AUC of the candidate before it was carried out")] if scored else []),
         html.Header("Serving (MB)"),
         html.Header("Time (s)", "of training"),
         *(

@@ -63,7 +63,7 @@ def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
             ax.axhline(row["auc"], color=COLOURS[1], linewidth=1.2, linestyle=line, label=plain(row["enqueued"]))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("Trial")
-        auc_axes(ax, y="Validation AUC" if figure == "auc" else "Validation AUC on the supernet")
+        auc_axes(ax, y="Validation AUC" if figure == "auc" else "Score (validation AUC)")
         _legend(ax)
         return finish(ax)
 
@@ -111,16 +111,16 @@ def pareto_front(trials: Rows) -> list[dict[str, Any]]:
 
 
 def scores(trials: Rows, ax: Axes | None = None) -> Axes:
-    """Validation AUC after training against the score on the supernet, of the candidates that were trained.
+    """Validation AUC against the score, of the scored candidates that were carried out.
 
     Args:
-        trials: rows of ``trials.parquet`` of a search with ``scoring: supernet``.
+        trials: rows of ``trials.parquet`` of a search whose candidates were scored.
     """
     rows = [row for row in records(trials) if row["state"] == "complete" and row["score"] is not None]
     with styled():
         ax = ax or new_axes()[0]
         _points(ax, rows, "candidate", lambda row: row["score"], marker="o", color=COLOURS[0])
-        auc_axes(ax, x="Validation AUC on the supernet", y="Validation AUC after training")
+        auc_axes(ax, x="Score (validation AUC)", y="Validation AUC when carried out")
         return finish(ax)
 
 

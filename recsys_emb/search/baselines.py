@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from recsys_emb.config import RunConfig, parse_config
+from recsys_emb.embeddings.posttraining import posttraining_registry
 from recsys_emb.errors import UserError
-from recsys_emb.search.config import BaselineName, Search
+from recsys_emb.search.config import BASELINE_RULES, Search
 from recsys_emb.search.objective import Infeasible, planned_bytes
+from recsys_emb.search.space import Values
 
 
-def baselines(search: Search) -> dict[BaselineName, RunConfig]:
+def baselines(search: Search) -> dict[str, RunConfig]:
     """The runs by name.
 
     full: the uncompressed tables. uniform: the same at the largest ``model.embedding_dim`` within the budget, a quarter
-    of the base's without one. mixed_dim: widths by the rule of the backend of that name. uniform_widths: of spaces of
-    widths alone, the point at which all tables have the same largest width within the budget.
+    of the base's without one. uniform_widths: of spaces of widths alone, the point at which all tables have the same
+    largest width within the budget. The name of a backend: its own rule with its default options. The name of a
+    post-training method: what it makes of the full tables, under the default options, and the base's fine-tuning.
     """
-    return {name: config for name in search.config.baselines for config in _BUILDERS[name](search)}
+    return {name: config for name in search.config.baselines for config in _configs(search, name)}
 
 
-def tuned(search: Search, trial: Mapping[str, Any]) -> dict[BaselineName, RunConfig]:
-    """The baselines with what a trial, as a JSON config, found beside the embedding: learning rate, layers and such.
+def tuned(search: Search, values: Values) -> dict[str, RunConfig]:
+    """The baselines with what a trial drew beside the embedding: learning rate, layers and such.
 
-    So a trial's lead over them is not that of its training. None where that changes nothing.
+    So a trial's lead over them is not that of its training. Those that it leaves as they are, are left out.
     """
-    before, after = baselines(search), baselines(search.with_settings(trial))
+    before, after = baselines(search), baselines(search.with_settings(values))
     return {name: config for name, config in after.items() if config != before.get(name)}
 
 
+def full_tables(search: Search) -> RunConfig:
+    """The base on full tables."""
+    return _with(search, "full", budget=False)
+
+
+def _configs(search: Search, name: str) -> Iterator[RunConfig]:
+    if name in _RULES:
+        yield from _RULES[name](search)
+    elif name in posttraining_registry.names():
+        yield _compressed(search, name)
+    else:
+        yield _with(search, name)
+
+
 def _full(search: Search) -> Iterator[RunConfig]:
-    yield _with(search, "full")
+    yield full_tables(search)
 
 
 def _uniform(search: Search) -> Iterator[RunConfig]:
@@ -44,10 +61,6 @@ def _uniform(search: Search) -> Iterator[RunConfig]:
     yield next(fitting, _with(search, "full", 1))  # one that is too large is recorded as such
 
 
-def _mixed_dim(search: Search) -> Iterator[RunConfig]:
-    yield _with(search, "mixed_dim")
-
-
 def _uniform_widths(search: Search) -> Iterator[RunConfig]:
     if not search.space.widths:
         return
@@ -58,15 +71,26 @@ def _uniform_widths(search: Search) -> Iterator[RunConfig]:
     yield from (fitting if search.budget is not None else configs)[-1:]
 
 
-_BUILDERS = {"full": _full, "uniform": _uniform, "mixed_dim": _mixed_dim, "uniform_widths": _uniform_widths}
+_RULES: Final[dict[str, Callable[[Search], Iterator[RunConfig]]]] = dict(
+    zip(BASELINE_RULES, (_full, _uniform, _uniform_widths), strict=True)
+)
 
 
-def _with(search: Search, backend: str, embedding_dim: int | None = None) -> RunConfig:
+def _with(search: Search, backend: str, embedding_dim: int | None = None, budget: bool = True) -> RunConfig:
     tree = search.tree()
-    own: dict[str, Any] = {"backend": backend, "budget": search.budget}
+    own: dict[str, Any] = {"backend": backend} | ({"budget": search.budget} if budget else {})
     tree["embedding"] = {k: v for k, v in tree.get("embedding", {}).items() if k == "init_std"} | own
+    tree["compact"] = None
     if embedding_dim is not None:
         tree["model"]["embedding_dim"] = embedding_dim
+    return parse_config(tree, source="baseline")
+
+
+def _compressed(search: Search, method: str) -> RunConfig:
+    made = search.base.compact
+    tune = None if made is None or made.finetune is None else made.finetune.model_dump(mode="json")
+    tree = full_tables(search).model_dump(mode="json")
+    tree["compact"] = {"method": method, "budget": search.budget, "finetune": tune}
     return parse_config(tree, source="baseline")
 
 

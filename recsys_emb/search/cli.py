@@ -16,9 +16,13 @@ from recsys_emb.training.stop import Stopped
 def search(
     config: Annotated[Path, typer.Argument(help="A search's YAML file.", metavar="CONFIG")],
     trials: Annotated[int, typer.Option(min=1, help="Trials in all; infeasible and repeated ones do not count.")],
-    budget: Annotated[
-        str | None, typer.Option(help="Bytes such as 20MB, or a ratio to the full tables such as 0.1.")
-    ] = None,
+    budgets: Annotated[
+        list[str],
+        typer.Option(
+            "--budget",
+            help="Bytes such as 20MB, or a ratio to the full tables such as 0.1; repeatable, each gets a winner.",
+        ),
+    ] = [],  # noqa: B006  typer copies it
     overrides: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the base run; repeatable.")
     ] = [],  # noqa: B006  typer copies it
@@ -37,12 +41,12 @@ def search(
     """Search widths, backends and any other keys of a run, for the best AUC under a memory budget."""
     from recsys_emb.search.config import load_search
     from recsys_emb.search.run import default_out, run_search
-    from recsys_emb.search.terminal import print_summary, quiet, tell
+    from recsys_emb.search.terminal import print_budgets, print_summary, quiet, tell
     from recsys_emb.training.progress import Silent
 
     if resume and out is None:
         raise UserError("--resume: name the search to continue with --out DIR")
-    loaded = load_search(config, overrides, budget)
+    loaded = load_search(config, overrides, budgets)
     folder = out or default_out(config)
     again = f"continue with `recsys-emb search {config} --trials {trials} --out {folder} --resume` and the same options"
     try:
@@ -65,6 +69,6 @@ def search(
     if as_json:
         typer.echo(json.dumps({"out": str(folder), **summary}))
     else:
-        print_summary(summary, folder)
+        (print_budgets if "budgets" in summary else print_summary)(summary, folder)
     if summary["failure"] and "complete" not in summary["states"]:
         raise UserError(f"{folder}: every trial failed, the first with: {summary['failure']}")

@@ -8,13 +8,14 @@ from typing import Any
 from recsys_emb.report.differences import short_names, written
 
 WIDTHS = "embedding.options.widths."
-_METHOD = ("model.name", "embedding.backend")
+_METHOD = ("model.name", "embedding.backend", "compact.method")
 _SHOWN_WIDTHS = 8
 
 
 def method_of(config: Mapping[str, Any]) -> str:
-    """``"deepfm / qr"`` of a config as JSON keeps it."""
-    return f"{config['model']['name']} / {config['embedding']['backend']}"
+    """``"deepfm / qr"`` of a config as JSON keeps it; ``"deepfm / full+pq"`` where a post-training method follows."""
+    made = config.get("compact")
+    return f"{config['model']['name']} / {config['embedding']['backend']}" + (f"+{made['method']}" if made else "")
 
 
 def drawn(params: Mapping[str, Any]) -> str:

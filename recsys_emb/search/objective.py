@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.errors import BudgetTooSmall, UserError
+from recsys_emb.search.bases import Bases
 from recsys_emb.search.config import Search, without_budget
 from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.run import plan, train
@@ -36,14 +37,18 @@ BASELINE = "baseline"
 RUN = "run"
 CANDIDATE = "candidate"
 OUT = "out"
+SCORE = "score"
+AT = "at"  # of one of several budgets
 SEED_OF = "seed_of"  # the trial or baseline that is trained again, from another seed
 
 
 def name_of(trial: FrozenTrial) -> str:
     """Of a baseline; else the number that it was drawn, or scored, under; with the seed where it is not the base's."""
-    if SEED_OF in trial.user_attrs:
-        return f"{trial.user_attrs[SEED_OF]}, seed {trial.user_attrs[CONFIG]['seed']}"
-    return trial.user_attrs.get(BASELINE) or f"trial {trial.user_attrs.get(CANDIDATE, trial.number)}"
+    attrs = trial.user_attrs
+    if SEED_OF in attrs:
+        return f"{attrs[SEED_OF]}, seed {attrs[CONFIG]['seed']}"
+    name = attrs.get(BASELINE) or f"trial {attrs.get(CANDIDATE, trial.number)}"
+    return f"{name} at {attrs[AT]}" if attrs.get(AT) else name
 
 
 class Infeasible(Exception):
@@ -65,11 +70,19 @@ class Duplicate(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """Of a complete trial; ``value`` is the task's main metric on the validation split."""
+    """Of a complete trial.
+
+    Attributes:
+        value: the task's main metric on the validation split.
+        serving_bytes: of the embedding.
+        seconds: of training; None where only the evaluation took time.
+        scored: the value is that of a candidate that was not trained on its own.
+    """
 
     value: float
     serving_bytes: int
     seconds: float | None = None
+    scored: bool = False
 
 
 class Objective(Protocol):
@@ -83,43 +96,57 @@ class Objective(Protocol):
 class TrainObjective:
     """Trains a run in ``out/<the trial's run>``; a killed one is continued.
 
+    A config with a compact section goes on where its trained base ended. While it is only drawn, it is scored as it is
+    before it is trained on, and has no run.
+
     Attributes:
         search: what is searched.
         out: the folder of the search.
         reporter: is told how each training goes.
+        bases: trained runs that many candidates are made of.
     """
 
     search: Search
     out: Path
     reporter: Reporter
+    bases: Bases
 
     def __call__(self, study: Study, trial: Trial, config: RunConfig) -> Result:
         planned = planned_bytes(self.search, config)
         trial.set_user_attr("serving_bytes", planned)
         find_original(study, trial)
-        trial.set_user_attr(RUN, trial.user_attrs.get(RUN, f"trials/{trial.number:04d}"))
-        folder = self.out / trial.user_attrs[RUN]
         drawn = not trial.user_attrs.keys() & {BASELINE, CANDIDATE, SEED_OF}
         reporter = TrialReporter(trial, self.search.task.main, self.reporter, drawn and self._prunes(config))
+        if drawn and config.compact is not None:
+            value, size = self.bases.score(config, reporter)
+            return Result(value, self._checked(size), scored=True)
+        trial.set_user_attr(RUN, trial.user_attrs.get(RUN, f"trials/{self.search.number(trial.number)}"))
+        folder = self.out / trial.user_attrs[RUN]
         try:
+            if config.compact is not None:
+                self.bases.begin(config, folder, reporter)
             report = train(config, folder, reporter, resume=True, test=False)
         except optuna.TrialPruned:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # nobody will go on with it
             raise
-        if self.search.budget is not None and report["serving_bytes"] > self.search.budget:
-            raise _too_large(report["serving_bytes"], self.search.budget)
         value = report[f"valid_{self.search.task.main.key}"]
-        return Result(value, report["serving_bytes"], report["train_seconds"])
+        return Result(value, self._checked(report["serving_bytes"]), report["train_seconds"])
+
+    def _checked(self, size: int) -> int:
+        """Raises Infeasible when it is more than the budget."""
+        if self.search.budget is not None and size > self.search.budget:
+            raise _too_large(size, self.search.budget)
+        return size
 
     def _prunes(self, config: RunConfig) -> bool:
         """Not in methods of several stages, whose first is no sign of how the last one ends."""
-        if self.search.config.pruner == "none":
+        if self.search.config.pruner == "none" or config.compact is not None:
             return False
         return len(backend_registry.get(config.embedding.backend).stages(config.embedding.options)) == 1
 
 
-def planned_bytes(search: Search, config: RunConfig) -> int:
-    """What the plan says a run takes when served.
+def planned_bytes(search: Search, config: RunConfig) -> int | None:
+    """What the plan says a run takes when served; None where a method finds its size by fitting.
 
     Raises:
         Infeasible: more than the budget, the search's or the config's own.
@@ -138,6 +165,8 @@ def planned_bytes(search: Search, config: RunConfig) -> int:
         except UserError:
             raise error from None  # no matter of bytes
         raise _infeasible(error, size, budget) from None
+    if config.compact is not None:
+        return None
     if budget is not None and size > budget:
         raise _too_large(size, budget)
     return size
@@ -221,7 +250,7 @@ def carry_out(study: Study, trial: Trial, search: Search, objective: Objective) 
     except Duplicate as duplicate:
         original, message = duplicate.original, str(duplicate)
         outcome = DUPLICATE
-        kept = (RUN, "serving_bytes", search.task.main.key)
+        kept = (RUN, "serving_bytes", search.task.main.key, SCORE)
         facts = {k: original.user_attrs[k] for k in kept if k in original.user_attrs}
         if original.state == TrialState.COMPLETE:
             state, values = TrialState.COMPLETE, list(original.values)
@@ -237,7 +266,7 @@ def carry_out(study: Study, trial: Trial, search: Search, objective: Objective) 
     else:
         state, outcome = TrialState.COMPLETE, COMPLETE
         values = search_values(search, result)
-        facts = {search.task.main.key: result.value, "serving_bytes": result.serving_bytes}
+        facts = {SCORE if result.scored else search.task.main.key: result.value, "serving_bytes": result.serving_bytes}
         facts |= {} if result.seconds is None else {"seconds": result.seconds}
     facts |= {OUTCOME: outcome} | ({"message": message} if message else {})
     for key, value in ({"seconds": time.perf_counter() - started} | facts).items():

@@ -1,92 +1,48 @@
-"""What a search ends with: every trial as a table, the winner as a config, the test split looked at once."""
+"""What a search ends with: every trial as a table, the winner as a config, the test split looked at once.
+
+With several budgets each has its result in a folder of its name, and the search's own files tell them together.
+"""
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
-import polars as pl
-from optuna._hypervolume import compute_hypervolume
 from optuna.study import Study
-from optuna.trial import FrozenTrial
 
-from recsys_emb.config import RunConfig, dump_config, parse_config
+from recsys_emb.config import dump_config
 from recsys_emb.embeddings.backends.field_dim import FieldDimConfig, named_widths
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json, write_text
-from recsys_emb.report import run_page, search_page
+from recsys_emb.report import run_page, search_page, searches_page
+from recsys_emb.search.baselines import full_tables
+from recsys_emb.search.bases import Bases
+from recsys_emb.search.choosing import best_of_each, choose, correlation, front, hypervolume, importances
 from recsys_emb.search.config import Search
-from recsys_emb.search.naming import drawn as drawn_in_words
-from recsys_emb.search.naming import method_of
-from recsys_emb.search.objective import (
-    BASELINE,
-    CANDIDATE,
-    COMPLETE,
-    CONFIG,
-    FAILED,
-    FREE,
-    INFEASIBLE,
-    OUT,
-    OUTCOME,
-    RUN,
-    SEED_OF,
-)
-from recsys_emb.search.seeds import Rival, lead
-from recsys_emb.training.main_metric import MainMetric
+from recsys_emb.search.finished import Finished, Part, collected, states, write_parquet
+from recsys_emb.search.objective import FAILED, FREE
+from recsys_emb.search.seeds import lead
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import group_of, train
 
-SUPPORTED = 0.5
-"""Rank correlation of supernet scores and retrained AUCs below which a search says that it was a guess."""
-
-ENOUGH = 10
-"""Complete trials from which importances of parameters can be told."""
-
-_SCHEMA = {
-    "number": pl.Int64,
-    "state": pl.String,
-    "serving_bytes": pl.Int64,
-    "seconds": pl.Float64,
-    "run": pl.String,
-    "message": pl.String,
-    "enqueued": pl.String,
-    "score": pl.Float64,
-    "pareto": pl.Boolean,
-    "winner": pl.Boolean,
-}
+Report = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A trial or a baseline as the result shows it, see ``trials.parquet``; its main metric has that metric's key.
-
-    ``method`` and ``settings`` say in words what it was (naming.py).
-    """
-
-    row: dict[str, Any]
-    config: RunConfig | None
-    method: str = ""
-    settings: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.row["enqueued"] or f"trial {self.row['number']}"
-
-
-def finish(search: Search, out: Path, study: Study, outside: Study, asked: int, seeds: int) -> dict[str, Any]:
+def finish(
+    search: Search, out: Path, studies: Sequence[Study], outside: Study, bases: Bases, asked: int, seeds: int
+) -> dict[str, Any]:
     """Writes ``trials.parquet``, ``best.yaml``, ``search.json`` and ``report.html`` and looks at the test split.
 
     Args:
         search: what was searched.
         out: its folder.
-        study: of the trials that were drawn.
-        outside: of baselines that the space does not reach, and of retrained candidates.
-        asked: how many trials were wanted.
+        studies: of the trials that were drawn, one a budget.
+        outside: of baselines that the space does not reach, and of candidates that were carried out.
+        bases: of candidates that were compressed.
+        asked: how many trials were wanted at each budget.
         seeds: how many seeds the best trial and the best baseline were to be trained from.
 
     Returns:
@@ -95,217 +51,144 @@ def finish(search: Search, out: Path, study: Study, outside: Study, asked: int, 
     Raises:
         UserError: no trial is complete, so there is nothing to choose from; ``trials.parquet`` says why.
     """
-    scored, main = search.config.scoring == "supernet", search.task.main
-    drawn, trained = collected(search, out, study, outside)
-    _mark_front(trained, main)
-    if scored:
-        write_parquet(drawn, out / "candidates.parquet", main)
+    parts = collected(search, out, studies, outside)
+    full = _full(search, out, bases)
+    if len(parts) == 1:
+        return _finish(parts[0], out, out, outside, full, asked, seeds)
+    found: dict[str, dict[str, Any]] = {}
+    missed: dict[str, str] = {}
+    for part in parts:
+        folder = out / part.search.at
+        folder.mkdir(exist_ok=True)
+        try:
+            found[part.search.at] = _finish(part, out, folder, outside, full, asked, seeds)
+        except UserError as error:
+            missed[part.search.at] = str(error)
+    if not found:
+        raise UserError(next(iter(missed.values())))
+    return _together(search, out, [f for part in parts for f in part.trained], found, missed, full)
+
+
+def _finish(
+    part: Part, out: Path, folder: Path, outside: Study, full: Report | None, asked: int, seeds: int
+) -> dict[str, Any]:
+    """The result of one budget, in ``folder``."""
+    search, drawn, trained = part.search, part.drawn, part.trained
+    main = search.task.main
+    best = front(trained, main)
+    for f in trained:
+        f.row.update(pareto=f in best, winner=False)
+    if candidates := [f for f in drawn if f not in trained]:
+        write_parquet(candidates, folder / "candidates.parquet", main)
     try:
-        winner = choose(search, trained)
+        winner = choose(search, part.fitting, drawn)
         winner.row["winner"] = True
     finally:
-        write_parquet(trained, out / "trials.parquet", main)
-    assert winner.config is not None
-    write_text(out / "best.yaml", dump_config(winner.config))
-    rivals = best_of_each(search, trained)
+        write_parquet([_seen_from(folder, out, f) for f in trained], folder / "trials.parquet", main)
+    write_text(folder / "best.yaml", dump_config(winner.of_config))
+    rivals = best_of_each(search, part.fitting)
     shown = {winner.name, *(rival.name for rival in rivals or ())}
-    tested = [f for f in trained if f.name in shown or (f.row["enqueued"] and f.row["state"] == COMPLETE)]
-    reports = {f.name: train(_config(f), out / f.row["run"], Silent(), resume=True) for f in tested}
-    for f in tested:
-        run_page(out / f.row["run"])
-    front = (f for f in trained if f.row["pareto"])
+    shown |= {f.name for f in trained if f.row["enqueued"] and f.complete}
+    reports = {f.name: _tested(f, out) for f in part.fitting if f.name in shown}
+
+    def entry(finished: Finished) -> dict[str, Any]:
+        return _entry(search, _seen_from(folder, out, finished), reports)
+
+    found = {"params": _params(winner), "widths": _widths(search, winner), "tables": reports[winner.name]["tables"]}
     summary = {
-        "study": study.study_name,
+        "study": part.study.study_name,
         **search.config.model_dump(mode="json", include={"mode", "scoring", "sampler", "pruner", "seed"}),
         "task": search.task.name,
         "dataset": search.dataset.name,
         "models": _models(search),
         "budget_bytes": search.budget,
         "full_bytes": search.full_bytes,
+        "full": full,
         "states": states(drawn),
         "asked": asked,
         "trials": sum(f.row["state"] not in FREE and not f.row["enqueued"] for f in drawn),
+        "scored": None if not candidates else "supernet" if search.config.scoring == "supernet" else "compressed",
         "failure": next((f.row["message"] for f in drawn if f.row["state"] == FAILED), None),
-        "winner": _entry(search, winner, reports) | {"params": _params(winner), "widths": _widths(search, winner)},
-        "baselines": [_entry(search, f, reports) for f in trained if f.row["enqueued"]],
+        "winner": entry(winner) | found,
+        "baselines": [entry(f) for f in trained if f.row["enqueued"]],
         "lead": None if rivals is None else lead(out, outside, *rivals, main, seeds),
         "tolerance": search.config.tolerance,
-        "front": [_entry(search, f, reports) for f in sorted(front, key=lambda f: f.row["serving_bytes"])],
-        "hypervolume": hypervolume(trained, search) if search.config.mode == "pareto" else None,
-        "correlation": correlation(trained, main) if scored else None,
-        "importances": importances(study),
+        "front": [entry(f) for f in best],
+        "hypervolume": hypervolume(best, search) if search.config.mode == "pareto" else None,
+        "correlation": correlation(trained, main) if candidates else None,
+        "importances": importances(part.study),
     }
-    write_json(out / "search.json", summary)
-    search_page(out)
+    write_json(folder / "search.json", summary)
+    search_page(folder)
     return summary
 
 
-def collected(search: Search, out: Path, study: Study, outside: Study) -> tuple[list[Finished], list[Finished]]:
-    """What was drawn, and all that was trained from the base's seed."""
-    scored = search.config.scoring == "supernet"
-    drawn = [_finished(search, out, t, t.number, scored) for t in _ended(study)]
-    trained = [_finished(search, out, t, t.user_attrs.get(CANDIDATE)) for t in _ended(outside)]
-    return drawn, trained if scored else trained + drawn
-
-
-def _ended(study: Study) -> list[FrozenTrial]:
-    ended = (t for t in study.get_trials(deepcopy=False) if OUTCOME in t.user_attrs)
-    return [t for t in ended if SEED_OF not in t.user_attrs]
-
-
-def _finished(search: Search, out: Path, trial: FrozenTrial, number: int | None, scored: bool = False) -> Finished:
-    attrs = trial.user_attrs
-    config = parse_config(attrs[CONFIG]) if attrs[OUTCOME] == COMPLETE else None
-    retrained = search.space.params_of(attrs[CONFIG]) if CANDIDATE in attrs and config else None
-    row = {key: attrs.get(key) for key in ("serving_bytes", "seconds", "message", "score")} | {
-        RUN: _run(out, attrs),
-        "number": number,
-        "state": attrs[OUTCOME],
-        "enqueued": attrs.get(BASELINE),
-        "pareto": False,
-        "winner": False,
-        **{f"param:{name}": value for name, value in (retrained or trial.params).items()},
+def _together(
+    search: Search,
+    out: Path,
+    trained: Sequence[Finished],
+    found: Mapping[str, Mapping[str, Any]],
+    missed: Mapping[str, str],
+    full: Report | None,
+) -> dict[str, Any]:
+    """What several budgets cost, and the front of all that was trained for any of them."""
+    main = search.task.main
+    best, winners = front(trained, main), {one["winner"]["name"] for one in found.values()}
+    for f in trained:
+        f.row.update(pareto=f in best, winner=f.name in winners)
+    write_parquet(trained, out / "trials.parquet", main)
+    outcomes = dict.fromkeys(state for one in found.values() for state in one["states"])
+    kept = ("budget_bytes", "trials", "winner", "lead")
+    at, first = next(iter(found.items()))
+    summary = {
+        "study": first["study"].removesuffix(f"-{at}"),
+        "task": search.task.name,
+        "dataset": search.dataset.name,
+        "models": _models(search),
+        "full_bytes": search.full_bytes,
+        "full": full,
+        "budgets": [{"at": at, **{key: one[key] for key in kept}} for at, one in found.items()],
+        "missed": dict(missed),
+        "states": {state: sum(one["states"].get(state, 0) for one in found.values()) for state in outcomes},
+        "failure": next((one["failure"] for one in found.values() if one["failure"]), None),
+        "front": [_entry(search, f, {}) for f in best],
     }
-    main = search.task.main
-    last = trial.intermediate_values.get(trial.last_step or -1)  # of one that was pruned
-    row["score" if scored else main.key] = attrs.get(main.key, None if last is None else main.score(last))
-    return Finished(row, config, *_in_words(search, trial, retrained))
+    write_json(out / "search.json", summary)
+    searches_page(out)
+    return summary
 
 
-def _in_words(search: Search, trial: FrozenTrial, retrained: Mapping[str, Any] | None) -> tuple[str, str]:
-    """The method of a trial, and its settings: what was drawn, and where it is not the base's the width of all."""
-    config = trial.user_attrs.get(CONFIG)
-    if config is None:
-        return "", drawn_in_words(trial.params)
-    dim = config["model"]["embedding_dim"]
-    own = {} if dim == search.base.model.embedding_dim else {"model.embedding_dim": dim}
-    return method_of(config), drawn_in_words(own | dict(retrained or trial.params))
-
-
-def _run(out: Path, attrs: Mapping[str, Any]) -> str | None:
-    """Its folder, relative to the search's; that of another search on the same study whole."""
-    run, home = attrs.get(RUN), Path(attrs.get(OUT, out))
-    return str(home / run) if run and home != out.resolve() and (home / run).is_dir() else run
-
-
-def _config(finished: Finished) -> RunConfig:
-    assert finished.config is not None
-    return finished.config
-
-
-# -- choosing ---------------------------------------------------------------------------------------------------------
-
-
-def choose(search: Search, trained: Sequence[Finished]) -> Finished:
-    """The winner: the best validation metric; in Pareto mode the smallest table within ``tolerance`` of it.
-
-    Raises:
-        UserError: nothing is complete.
-    """
-    complete = [f for f in trained if f.row["state"] == COMPLETE]
-    if not complete:
-        raise UserError(_why_nothing(search, trained))
-    main = search.task.main
-    best = max(complete, key=lambda f: (_score(f.row, main), -f.row["serving_bytes"]))
-    if search.config.mode == "budget":
-        return best
-    near = [f for f in complete if _score(f.row, main) >= _score(best.row, main) - search.config.tolerance]
-    return min(near, key=lambda f: (f.row["serving_bytes"], -_score(f.row, main)))
-
-
-def best_of_each(search: Search, trained: Sequence[Finished]) -> tuple[Rival, Rival] | None:
-    """The best trial and the best baseline, by the rule of ``choose``; None where one of them is missing."""
-    complete = [f for f in trained if f.row["state"] == COMPLETE]
-    trials, rules = ([f for f in complete if bool(f.row["enqueued"]) is known] for known in (False, True))
-    if not trials or not rules:
+def _full(search: Search, out: Path, bases: Bases) -> Report | None:
+    """The full tables with the base's settings, where something was made of them: their figures on both splits."""
+    config = full_tables(search)
+    folder = bases.folder(config)
+    if not (folder / "config.yaml").is_file():
         return None
-    trial, rule = (Rival(f.name, f.row["run"], _config(f)) for f in (choose(search, trials), choose(search, rules)))
-    return trial, rule
-
-
-def _score(row: Mapping[str, Any], main: MainMetric) -> float:
-    return main.score(main.of(row))
-
-
-def _why_nothing(search: Search, trained: Sequence[Finished]) -> str:
-    infeasible = [f for f in trained if f.row["state"] == INFEASIBLE]
-    if len(infeasible) == len(trained):
-        sizes = [f.row["serving_bytes"] for f in infeasible if f.row["serving_bytes"] and not f.row["enqueued"]]
-        least = f"; the smallest that was drawn takes {min(sizes):,} bytes" if sizes else ""
-        return (
-            f"--budget: none of {len(infeasible)} candidates fits in {search.budget:,} bytes{least}; "
-            "raise the budget or let the space go lower"
-        )
-    failed = next((f for f in trained if f.row["state"] == "failed"), trained[0])
-    return f"no trial is complete; the first that {failed.row['state']}: {failed.row['message']}"
-
-
-def _mark_front(trained: Sequence[Finished], main: MainMetric) -> None:
-    """Marks complete trials that no other beats in both the metric and bytes."""
-    best = -np.inf
-    complete = [f.row for f in trained if f.row["state"] == COMPLETE]
-    for row in sorted(complete, key=lambda r: (r["serving_bytes"], -_score(r, main))):
-        if _score(row, main) > best:
-            best, row["pareto"] = _score(row, main), True
-
-
-def hypervolume(trained: Sequence[Finished], search: Search) -> float:
-    """Area between the front and the corner of a metric by chance (AUC 0.5) at the bytes of the full tables, bytes as a
-    ratio to those."""
+    report = train(config, folder, Silent(), resume=True)
+    run_page(folder)
     main = search.task.main
-    points = [(-_score(f.row, main), f.row["serving_bytes"] / search.full_bytes) for f in trained if f.row["pareto"]]
-    corner = np.array([-main.score(main.chance), 1.0])
-    inside = np.array([p for p in points if (np.array(p) <= corner).all()]).reshape(-1, 2)
-    return float(compute_hypervolume(inside, corner))
+    kept = {key: report[key] for key in (f"valid_{main.key}", "serving_bytes")}
+    test = {key: report.get(key) for key in search.task.keys}
+    return {"run": str(folder.relative_to(out)), **kept, "test": test}
 
 
-def correlation(trained: Sequence[Finished], main: MainMetric) -> dict[str, Any] | None:
-    """Spearman's rank correlation of supernet score and the metric after training; None for fewer than three pairs."""
-    both = [f.row for f in trained if f.row["score"] is not None and f.config is not None]
-    pairs = [(row["score"], _score(row, main)) for row in both]
-    if len(pairs) < 3:
-        return None
-    from scipy.stats import spearmanr  # takes a while to import
-
-    rho = float(spearmanr(*zip(*pairs)).statistic)
-    return {"spearman": None if np.isnan(rho) else rho, "n": len(pairs), "supported": bool(rho >= SUPPORTED)}
+def _tested(finished: Finished, out: Path) -> Report:
+    """The report of a run, with figures of the test split; its page is written."""
+    folder = out / finished.row["run"]
+    report = train(finished.of_config, folder, Silent(), resume=True)
+    run_page(folder)
+    return report
 
 
-def importances(study: Study) -> dict[str, float]:
-    """How much each searched value matters for the objective by PED-ANOVA, shares of all; empty after few trials."""
-    if sum(map(is_done, study.get_trials(deepcopy=False))) < ENOUGH:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of values that were seldom drawn
-        return optuna.importance.get_param_importances(study)
+def _seen_from(folder: Path, out: Path, finished: Finished) -> Finished:
+    """The same with its run relative to ``folder``."""
+    run = finished.row["run"]
+    if run is None or folder == out or Path(run).is_absolute():
+        return finished
+    return replace(finished, row=finished.row | {"run": os.path.relpath(out / run, folder)})
 
 
-def states(finished: Sequence[Finished]) -> dict[str, int]:
-    """How many trials ended how."""
-    found = [f.row["state"] for f in finished]
-    return {state: found.count(state) for state in dict.fromkeys(found)}
-
-
-def is_done(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get(OUTCOME) == COMPLETE
-
-
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
-def write_parquet(finished: Sequence[Finished], path: Path, main: MainMetric) -> None:
-    """One row per trial; a ``param:`` column per searched path."""
-    schema = {"number": _SCHEMA["number"], "state": _SCHEMA["state"], main.key: pl.Float64} | _SCHEMA
-    params = sorted({key for f in finished for key in f.row if key.startswith("param:")})
-    columns: dict[str, Any] = {key: pl.Series(key, [f.row.get(key) for f in finished], t) for key, t in schema.items()}
-    for key in params:
-        values = [f.row.get(key) for f in finished]
-        texts = any(isinstance(v, str) for v in values)
-        columns[key] = [v if v is None or not texts else str(v) for v in values]
-    pl.DataFrame(columns, strict=False).write_parquet(path)
-
-
-def _entry(search: Search, finished: Finished, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _entry(search: Search, finished: Finished, reports: Mapping[str, Report]) -> dict[str, Any]:
     report, row, main = reports.get(finished.name), finished.row, search.task.main
     return {
         "name": finished.name,
@@ -334,7 +217,7 @@ def _params(finished: Finished) -> dict[str, Any]:
 
 def _widths(search: Search, finished: Finished) -> dict[str, int] | None:
     """Columns by table, of a winner on ``field_dim``."""
-    options = _config(finished).embedding.options
+    options = finished.of_config.embedding.options
     if not isinstance(options, FieldDimConfig):
         return None
-    return named_widths(group_of(_config(finished), search.dataset.schema), options)
+    return named_widths(group_of(finished.of_config, search.dataset.schema), options)

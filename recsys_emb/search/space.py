@@ -162,22 +162,18 @@ class Space:
     def params_of(self, tree: Mapping[str, Any]) -> dict[str, Any] | None:
         """What Optuna would have drawn for a config; None where the space does not reach it."""
         try:
-            return {param.name: drawn for param, drawn in self._drawn_for(self.params, tree)}
+            return dict(self._params_of(self.params, tree))
         except LookupError:
             return None
 
-    def values_of(self, tree: Mapping[str, Any]) -> Values:
-        """The point that gave a config. Raises LookupError where the space does not reach it."""
-        return {p: param.value(drawn) for param, drawn in self._drawn_for(self.params, tree) for p in param.paths}
-
-    def _drawn_for(self, params: Sequence[Param], tree: Mapping[str, Any]) -> Iterator[tuple[Param, Any]]:
+    def _params_of(self, params: Sequence[Param], tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for param in params:
             values = [_at(tree, path) for path in param.paths]
             if any(v != values[0] for v in values):
                 raise LookupError(param.name)
             drawn = param.drawn_for(values[0])
-            yield param, drawn
-            yield from self._drawn_for(param.branches.get(drawn, ()), tree)
+            yield param.name, drawn
+            yield from self._params_of(param.branches.get(drawn, ()), tree)
 
     def probes(self) -> Iterator[tuple[Param, Values]]:
         """Every parameter at values that stand for all of its range, with the choices that lead to it."""

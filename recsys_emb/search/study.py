@@ -1,10 +1,12 @@
 """The study of a search: opened or continued in Optuna's storages, its trials worked off by one process or several.
 
 OUT/
-  journal.log          the study, unless --storage names another place
+  journal.log          the study, or one for each of several budgets, unless --storage names another place
   study.json           the name of the study, and where it is
   trials/NUMBER/       a run directory per trial; baselines/ and retrained/ likewise
+  bases/HASH/          trained runs that post-training candidates are made of
   trials.parquet search.json best.yaml report.html      the result (results.py)
+  BUDGET/              the same of each of several budgets; the search's own files tell them together
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from recsys_emb.files import read_json, write_json
 from recsys_emb.quiet import quiet_torch
 from recsys_emb.search.config import Search
 from recsys_emb.search.objective import (
+    AT,
     BASELINE,
     FREE,
     OUT,
@@ -229,6 +232,8 @@ class Job:
             trial = study.ask()
             study.sampler = sampler(config.sampler, config.seed, trial.number)
             trial.set_user_attr(OUT, str(self.place.out.resolve()))
+            if self.search.at:
+                trial.set_user_attr(AT, self.search.at)
             return trial
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from recsys_emb.report import worse_than_the_mean
 from recsys_emb.search.naming import drawn, method_of
-from recsys_emb.search.objective import COMPLETE, CONFIG, DUPLICATE, INFEASIBLE, OUTCOME, RUN, name_of
+from recsys_emb.search.objective import COMPLETE, CONFIG, DUPLICATE, INFEASIBLE, OUTCOME, RUN, SCORE, name_of
 from recsys_emb.sizes import human_bytes
 from recsys_emb.training.main_metric import main_metric_in
 
@@ -24,18 +24,51 @@ def quiet(study: Study, trial: FrozenTrial) -> None:
 
 
 def tell(study: Study, trial: FrozenTrial) -> None:
-    """One line on a finished trial, on stderr: its figures, its method, what was drawn. A score is of the supernet."""
+    """One line on a finished trial, on stderr: its figures, its method, what was drawn. A score is of a candidate
+    without a run."""
     attrs = trial.user_attrs
     if attrs[OUTCOME] == DUPLICATE:
         return  # hundreds, where little is left to draw
     main = main_metric_in(attrs.get(CONFIG, {}))
-    figure = f"valid {main.title}" if RUN in attrs else "score"
-    parts = [f"{figure} {main.of(attrs):.5f}"] if attrs[OUTCOME] == COMPLETE else [attrs[OUTCOME]]
+    parts = [attrs[OUTCOME]]
+    if attrs[OUTCOME] == COMPLETE:
+        parts = [f"valid {main.title} {main.of(attrs):.5f}" if RUN in attrs else f"score {attrs[SCORE]:.5f}"]
     if attrs.get("serving_bytes") is not None and attrs[OUTCOME] != INFEASIBLE:  # whose message says it
         parts.append(human_bytes(attrs["serving_bytes"]))
     parts += [attrs["message"]] if "message" in attrs else [f"{attrs['seconds']:.1f} s"]
     what = [method_of(attrs[CONFIG]), drawn(trial.params)] if CONFIG in attrs else []
     print("; ".join(filter(None, (f"{name_of(trial)}: {', '.join(parts)}", *what))), file=sys.stderr)
+
+
+def print_budgets(summary: dict[str, Any], folder: Path) -> None:
+    """What each of several budgets costs."""
+    main, full = main_metric_in(summary), summary["full"]
+    title = f"{', '.join(summary['models'])} on {summary['dataset']}, what each budget costs"
+    table = _table(title, f"valid {main.title}", f"test {main.title}", "loss", "bytes", "of full")
+    if full is not None:
+        figures = (f"{full[f'valid_{main.key}']:.5f}", f"{main.of(full['test']):.5f}", "")
+        table.add_row("full tables", *figures, *_sizes(full, summary))
+    for budget in summary["budgets"]:
+        winner = budget["winner"]
+        test, lost = main.of(winner["test"]), ""
+        if full is not None:
+            lost = f"{main.score(main.of(full['test'])) - main.score(test):.5f}"
+        figures = (f"{winner[f'valid_{main.key}']:.5f}", f"{test:.5f}", lost)
+        table.add_row(_told(f"{budget['at']}: {winner['name']}", winner), *figures, *_sizes(winner, summary))
+    Console().print(table)
+    for budget in summary["budgets"]:
+        if budget["lead"] is not None:
+            print(f"{budget['at']}: {_lead(budget['lead'], main.title)}")
+    for at, reason in summary["missed"].items():
+        print(f"{at}: no winner; {reason}")
+    print(f"recsys-emb train {folder}/BUDGET/best.yaml trains a winner again; {folder}/report.html shows them")
+
+
+def _told(name: str, entry: dict[str, Any]) -> Text:
+    """A name with its method and settings below."""
+    told = Text(name)
+    told.append("".join(f"\n{text}" for text in (entry["method"], entry["settings"]) if text), style="dim")
+    return told
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
@@ -51,15 +84,13 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
         figures = (row["state"], "")
         if done:
             figures = (f"{row[f'valid_{main.key}']:.5f}", f"{main.of(row['test']):.5f}")
-        told = Text(f"{name}{mark}")
-        told.append("".join(f"\n{text}" for text in (row["method"], row["settings"]) if text), style="dim")
-        table.add_row(told, *figures, *_sizes(row, summary))
+        table.add_row(_told(f"{name}{mark}", row), *figures, *_sizes(row, summary))
     console = Console()
     console.print(table)
     if summary["mode"] == "pareto":
         console.print(_front(summary))
     counts = ", ".join(f"{n} {state}" for state, n in summary["states"].items())
-    file = "candidates" if summary["scoring"] == "supernet" else "trials"
+    file = "candidates" if summary["scored"] else "trials"
     print(f"{counts}; {folder}/{file}.parquet has them all")
     for note in notes(summary):
         print(note)
@@ -118,11 +149,11 @@ def notes(summary: dict[str, Any]) -> list[str]:
         above = f"{main.title} above {main.chance}"
         found.append(f"hypervolume {summary['hypervolume']:.5f} ({above} times bytes below full)")
     correlation = summary["correlation"]
-    if summary["scoring"] == "supernet" and correlation is None:
-        found.append("too few candidates were trained to say whether the supernet ranks them rightly: raise retrain")
+    if summary["scored"] and correlation is None:
+        found.append("too few candidates were carried out to say whether scores rank them rightly: raise retrain")
     if correlation is not None:
         rho = correlation["spearman"]
         title, figure = main_metric_in(summary).title, "-" if rho is None else f"{rho:.2f}"
-        text = f"rank correlation of supernet score and trained {title}: {figure} over {correlation['n']} candidates"
+        text = f"rank correlation of score and {title} when carried out: {figure} over {correlation['n']} candidates"
         found.append(text if correlation["supported"] else f"{text}: too low for the scores to have guided this search")
     return found

@@ -125,7 +125,7 @@ def write_search(folder: Path, *, trials: list[dict[str, Any]] | None = None, **
             entry | uniform | {"test": test | {"auc": 0.8870}},
             entry | full | {"state": "infeasible", "message": "639,616 bytes, the budget is 320,000"},
         ],
-        "hypervolume": None, "correlation": None,
+        "hypervolume": None, "correlation": None, "scored": None, "lead": None,
         "importances": {"training.rate": 0.7, "embedding.options.widths.user": 0.3},
     }  # fmt: skip
     (folder / "search.json").write_text(json.dumps(written | summary))

@@ -106,18 +106,18 @@ def test_many_parameters_share_a_cell(make_search, read_page):
     [
         (
             {"spearman": 0.83, "n": 5, "supported": True},
-            "0.83 over 5 retrained candidates: the supernet ranks candidates",
+            "0.83 over 5 candidates that were carried out: scores rank candidates",
         ),
         (
             {"spearman": 0.1, "n": 5, "supported": False},
-            "0.10 over 5 retrained candidates: the supernet's ranking does",
+            "0.10 over 5 candidates that were carried out: scores do not",
         ),
-        ({"spearman": None, "n": 3, "supported": False}, "Too few candidates were retrained"),
-        (None, "Too few candidates were retrained"),
+        ({"spearman": None, "n": 3, "supported": False}, "Too few candidates were carried out"),
+        (None, "Too few candidates were carried out"),
     ],
 )
 def test_what_supernet_scores_were_worth_is_said(make_search, read_page, found, said):
-    folder = make_search("a", scoring="supernet", correlation=found)
+    folder = make_search("a", scoring="supernet", scored="supernet", correlation=found)
     trials = pl.read_parquet(folder / "trials.parquet")
     candidates = trials.with_columns(score=pl.col("auc").cast(pl.Float64), auc=pl.lit(None, pl.Float64))
     candidates.filter(pl.col("number").is_not_null()).write_parquet(folder / "candidates.parquet")

@@ -21,8 +21,8 @@ MakeSearch = Callable[..., Search]
 def make_search(prepared: Path, tmp_path: Path) -> MakeSearch:
     """A search around a factorisation machine on 3,000 rows; keyword arguments are keys of its YAML file."""
 
-    def make(*overrides: str, budget: str | None = None, **keys: Any) -> Search:
-        return load_search(search_file(prepared, tmp_path, **keys), overrides, budget)
+    def make(*overrides: str, **keys: Any) -> Search:
+        return load_search(search_file(prepared, tmp_path, **keys), overrides)
 
     return make
 

@@ -112,4 +112,4 @@ def test_scores_and_trained_aucs_are_told_apart(capsys, monkeypatch, prepared: P
     assert [": score 0." in line for line in told[2:]] == [True] * 3 + [False]
     assert ": valid AUC 0." in told[-1]
     assert f"{out}/candidates.parquet has them all" in text
-    assert "too few candidates were trained" in text
+    assert "too few candidates were carried out" in text

@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from recsys_emb.config import load_config
 from recsys_emb.errors import UserError
 from recsys_emb.search import study as studying
+from recsys_emb.search.bases import Bases
 from recsys_emb.search.config import Search
 from recsys_emb.search.objective import Infeasible, TrainObjective, TrialReporter, planned_bytes, quiet_optuna
 from recsys_emb.search.run import run_search
@@ -360,7 +361,7 @@ def test_processes_end_with_their_search(
     run(search, out, 1)
     place = studying.Place(out, "search")
     monkeypatch.setattr(studying, "orphaned", lambda: True)
-    studying.Job(search, place, TrainObjective(search, out, Silent()), 2, quiet).work()
+    studying.Job(search, place, TrainObjective(search, out, Silent(), Bases(out)), 2, quiet).work()
     assert len(study_of(out).trials) == 1
 
 

@@ -129,5 +129,5 @@ def test_ready_made_spaces_fit_their_base(prepared: Path) -> None:
     files = sorted(Path("experiments/search").glob("*.yaml"))
     assert len(files) >= 3
     for path in files:
-        search = load_search(path, [f"data.path={prepared}"], "0.25")
+        search = load_search(path, [f"data.path={prepared}"], ["0.25"])
         assert search.budget == search.full_bytes // 4

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from recsys_emb.errors import UserError
-from recsys_emb.search.results import Finished, _mark_front, choose, correlation, hypervolume, write_parquet
+from recsys_emb.search.choosing import choose, correlation, front, hypervolume
+from recsys_emb.search.finished import Finished, write_parquet
 from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.task import TASKS, ClickThrough
 from tests.search.conftest import RATE, MakeSearch
@@ -19,7 +20,8 @@ MAIN = ClickThrough.main
 
 def trial(number: int, auc: float | None, size: int, state: str = "complete", **more: Any) -> Finished:
     row = {"number": number, "auc": auc, "serving_bytes": size, "state": state, "pareto": False, "message": "why"}
-    return Finished({"enqueued": None, "score": None, **row, **more}, object() if state == "complete" else None)  # type: ignore[arg-type]
+    name, config = more.get("enqueued") or f"trial {number}", object() if state == "complete" else None
+    return Finished(name, {"enqueued": None, "score": None, **row, **more}, config)  # type: ignore[arg-type]
 
 
 TRIALS = [(0, 0.7, 400), (1, 0.6, 100), (2, 0.65, 300), (3, 0.699, 200), (4, 0.7, 500)]
@@ -28,15 +30,15 @@ TRIALS = [(0, 0.7, 400), (1, 0.6, 100), (2, 0.65, 300), (3, 0.699, 200), (4, 0.7
 def test_the_front_is_what_nothing_beats(make_search: MakeSearch) -> None:
     trials = [trial(*t) for t in TRIALS]
     trials.append(trial(5, 0.9, 10, "pruned"))
-    _mark_front(trials, MAIN)
-    assert [t.row["number"] for t in trials if t.row["pareto"]] == [0, 1, 3]
+    best = front(trials, MAIN)
+    assert [t.row["number"] for t in best] == [1, 3, 0]  # smallest first
     search = make_search(space=RATE)
     full = search.full_bytes
     # The corner is AUC 0.5 at the full bytes; strips between the sizes of the front, each as high as its best AUC.
     strips = 0.1 * (200 - 100) / full + 0.199 * (400 - 200) / full + 0.2 * (full - 400) / full
-    assert hypervolume(trials, search) == pytest.approx(strips)
+    assert hypervolume(best, search) == pytest.approx(strips)
     assert hypervolume([], search) == 0
-    assert hypervolume([trial(0, 0.4, 10, pareto=True)], search) == 0  # beyond the corner
+    assert hypervolume([trial(0, 0.4, 10)], search) == 0  # beyond the corner
 
 
 def test_the_winner_has_the_best_auc_or_the_smallest_table_near_it(make_search: MakeSearch) -> None:
@@ -84,8 +86,8 @@ def test_of_a_metric_that_is_better_when_less_the_least_wins(make_search: MakeSe
     search = make_search(space=RATE, mode="pareto", tolerance=0.01)
     assert choose(search, trials).row["number"] == 2
     assert choose(make_search(space=RATE), trials).row["number"] == 1
-    _mark_front(trials, LoglossTask.main)
-    assert [t.row["number"] for t in trials if t.row["pareto"]] == [1, 2]
+    best = front(trials, LoglossTask.main)
+    assert [t.row["number"] for t in best] == [2, 1]
     full = search.full_bytes  # strips above each size of the front, as high as its best is below 0.7
     strips = (0.7 - 0.301) * (400 - 200) / full + (0.7 - 0.3) * (full - 400) / full
-    assert hypervolume(trials, search) == pytest.approx(strips)
+    assert hypervolume(best, search) == pytest.approx(strips)
