@@ -25,6 +25,7 @@ from benchmarks._rows import criteo_rows
 from benchmarks._steps import run_config
 from recsys_emb.config import dump_config, load_config
 from recsys_emb.distributed.plan import plan_run
+from recsys_emb.distributed.workload import of_dataset
 from recsys_emb.training.run_dir import load_run
 
 CURVE = (1, 2, 4, 8, 16, 32, 64)
@@ -65,7 +66,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     rates = alternate({str(p): lambda p=p: rate(p) for p in arguments.processes}, arguments.rounds)
     config = load_config(file, [f"training.batch_size={arguments.curve_batch_size}", "device=auto"])
-    made = [plan_run(config, devices, DEVICE_MEMORY) for devices in CURVE]
+    made = [plan_run(config, of_dataset(config.data.path), devices, DEVICE_MEMORY) for devices in CURVE]
     return {
         "model": arguments.model,
         "ids": arguments.ids,

@@ -170,17 +170,21 @@ class RunConfig(_Section):
             raise UserError(explain(error, cls_, prefix="model")) from None
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a YAML file and applies ``a.b=value`` overrides, whose values are YAML too.
+
+    Args:
+        path: the file; None where the overrides say all.
+        overrides: texts as ``--set`` takes them.
 
     Raises:
         UserError: unreadable file, unknown key, wrong type or impossible value, in one line.
     """
-    path = Path(path)
-    tree = read_yaml(path, "config", f"the keys {', '.join(RunConfig.model_fields)}")
+    keys = f"the keys {', '.join(RunConfig.model_fields)}"
+    tree = {} if path is None else read_yaml(Path(path), "config", keys)
     for override in overrides:
         place(tree, override, "--set", "training.epochs=3", _value)
-    return parse_config(tree, source=str(path))
+    return parse_config(tree, source="--set" if path is None else str(path))
 
 
 def parse_config(tree: Mapping[str, Any], source: str = "config") -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from recsys_emb.errors import SettingError
 
@@ -12,6 +13,8 @@ Budget = float | int | str | None
 
 _UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 _SIZE = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*")
+_COUNT = re.compile(r"\s*((?:\d[\d_]*\.?\d*|\.\d+)(?:[eE]\+?\d{1,2})?)\s*([kKmMgGbB]?)\s*")
+_TIMES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "b": 1000**3}
 _WRITTEN = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -59,3 +62,12 @@ def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
     if budget != int(budget):
         raise SettingError("budget", f"{budget!r} is above 1 and no whole number of bytes; allowed: {allowed}")
     return int(budget)
+
+
+def parse_count(text: str) -> int | None:
+    """A whole number as people write it: ``200M``, ``5k``, ``2e8``, ``200_000_000``; None where it is none."""
+    match = _COUNT.fullmatch(text)
+    if match is None:
+        return None
+    number = Decimal(match[1].replace("_", "")) * _TIMES[match[2].lower()]
+    return int(number) if number == int(number) else None

@@ -3,7 +3,7 @@
 import pytest
 
 from recsys_emb.errors import UserError
-from recsys_emb.sizes import budget_bytes, human_bytes
+from recsys_emb.sizes import budget_bytes, human_bytes, in_mb, parse_count
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,20 @@ def test_budget_in_bytes(budget: float | str | None, expected: int | None) -> No
 def test_a_bad_budget_says_what_is_allowed(budget: float | str) -> None:
     with pytest.raises(UserError, match=r"budget: .*allowed: a ratio above 0"):
         budget_bytes(budget, 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *(("5000", 5000), ("5k", 5000), ("200M", 200_000_000), ("2e8", 200_000_000), ("200_000_000", 200_000_000)),
+        *(("1.5G", 1_500_000_000), (" 3 B ", 3_000_000_000), ("0", 0), ("9007199254740993", 9007199254740993)),
+        *((text, None) for text in ("", "k", "-5", "5.5", "2e-3", "1e999", "5kk", "lots", "1e2.5")),
+    ],
+)
+def test_counts(text: str, expected: int | None) -> None:
+    assert parse_count(text) == expected
+
+
+@pytest.mark.parametrize(("n", "text"), [(2_162_560_000, "2,162.560"), (63_961, "0.064"), (300, "0.000300")])
+def test_megabytes(n: int, text: str) -> None:
+    assert in_mb(n) == text

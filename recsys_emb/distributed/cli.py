@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,9 +13,21 @@ from rich.table import Table
 
 from recsys_emb.errors import UserError
 
+if TYPE_CHECKING:
+    from recsys_emb.config import RunConfig
+
 
 def plan(
-    config: Annotated[Path, typer.Argument(help="A run's YAML file.", metavar="CONFIG")],
+    config: Annotated[
+        Path | None, typer.Argument(help="A run's YAML file; not needed with --model and --fields.", metavar="CONFIG")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="One of `recsys-emb models`.")] = None,
+    fields: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=N,...", help="Fields and their ids, as user=200M,item=2e7, instead of a dataset."),
+    ] = [],  # noqa: B006  typer copies it
+    dense: Annotated[int, typer.Option(min=0, help="Dense features beside --fields.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a batch over all devices.")] = None,
     world_size: Annotated[int, typer.Option(min=1, help="Devices, one process each.")] = 8,
     device_memory: Annotated[str, typer.Option(help="Memory of a device, such as 80GB.")] = "80GB",
     ids_per_field: Annotated[
@@ -27,16 +39,46 @@ def plan(
     ] = [],  # noqa: B006  typer copies it
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Say what a run would take on several devices, without training: memory, network, the slowest part."""
-    from recsys_emb.config import load_config
-    from recsys_emb.distributed.plan import plan_run
+    """Say what a run would take on several devices, without training: memory, network, the slowest part.
 
-    made = plan_run(load_config(config, overrides), world_size, _memory(device_memory), _ids(ids_per_field))
+    Before there is data: `plan --model dlrm --fields user=200M,item=20M,city=5k --dense 13`.
+    """
+    from recsys_emb.distributed.plan import plan_run
+    from recsys_emb.distributed.workload import of_dataset, of_fields
+
+    if dense and not fields:
+        raise UserError("--dense: belongs to --fields; a dataset has its own dense features")
+    if fields and ids_per_field:
+        raise UserError("--ids-per-field: --fields says already how many ids a field has; give one of the two")
+    sizes, memory = _sizes("--ids-per-field", ids_per_field), _memory(device_memory)
+    parsed = _config(config, model, batch_size, bool(fields), overrides)
+    workload = of_fields(_fields(fields), dense) if fields else of_dataset(parsed.data.path, sizes)
+    made = plan_run(parsed, workload, world_size, memory)
     if as_json:
         typer.echo(json.dumps(made))
-    else:
-        for table in _tables(made):
-            Console().print(table)
+        return
+    console = Console()
+    for title, table in _tables(made):
+        console.print(title, highlight=False)
+        console.print(table)
+    console.print("Assumed:")
+    for line in made["assumptions"]:
+        console.print(f"- {line}", markup=False, highlight=False)
+
+
+def _config(
+    config: Path | None, model: str | None, batch_size: int | None, without_data: bool, overrides: Sequence[str]
+) -> RunConfig:
+    """The run as its YAML file, or the options alone, say it."""
+    from recsys_emb.config import load_config
+
+    if config is None and (model is None or not without_data):
+        without = "only --model NAME --fields NAME=N,... goes without"
+        raise UserError(f"Missing argument 'CONFIG': a run's YAML file; {without}")
+    given = [] if model is None else [f"model.name={model}"]
+    given += [] if batch_size is None else [f"training.batch_size={batch_size}"]
+    given += ["data.path=none"] if config is None else []  # it is not looked at
+    return load_config(config, [*given, *overrides])
 
 
 def _memory(text: str) -> int:
@@ -51,18 +93,32 @@ def _memory(text: str) -> int:
     return size
 
 
-def _ids(given: Sequence[str]) -> dict[str, int]:
-    """Sizes by vocabulary; \"\" is every one that is not named."""
-    sizes = {}
-    for text in given:
-        name, _, number = text.rpartition("=")
-        if not number.isdecimal() or int(number) < 1:
-            raise UserError(f"--ids-per-field: {text!r}; expected N or VOCABULARY=N with N of 1 or more")
-        sizes[name] = int(number)
+def _fields(given: Sequence[str]) -> dict[str, int]:
+    """Ids by field."""
+    texts = [text.strip() for part in given for text in part.split(",")]
+    sizes = _sizes("--fields", texts)
+    if "" in sizes or len(sizes) < len(texts):
+        raise UserError(f"--fields: {','.join(given)!r}; expected NAME=N,... with each name once")
     return sizes
 
 
-def _tables(made: dict[str, Any]) -> list[Table]:
+def _sizes(flag: str, given: Sequence[str]) -> dict[str, int]:
+    """Numbers by name; \"\" is every one that is not named."""
+    from recsys_emb.sizes import parse_count
+
+    sizes = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        count = parse_count(number)
+        if not count:
+            expected = "N or VOCABULARY=N" if flag == "--ids-per-field" else "NAME=N"
+            raise UserError(f"{flag}: {text!r}; expected {expected} with N of 1 or more, such as 5000, 5k, 2e8 or 200M")
+        sizes[name] = count
+    return sizes
+
+
+def _tables(made: dict[str, Any]) -> list[tuple[str, Table]]:
+    """Each with its title, which is longer than some are wide."""
     from recsys_emb.sizes import human_bytes
 
     fits = "fits" if made["fits"] else "DOES NOT FIT"
@@ -72,7 +128,7 @@ def _tables(made: dict[str, Any]) -> list[Table]:
         f"{made['model']} with {made['backend']} embeddings, {ids}: {fits} on {made['devices']} devices "
         f"of {human_bytes(made['device_memory'])}; the least is {least or 'more than can be'}"
     )
-    placed = Table("table", "rows", "columns", "rows a device", "bytes a device", title=head, title_justify="left")
+    placed = Table("table", "rows", "columns", "rows a device", "bytes a device")
     for t in made["tables"]:
         placed.add_row(
             t["name"],
@@ -81,7 +137,7 @@ def _tables(made: dict[str, Any]) -> list[Table]:
             f"{t['rows_per_device']:,}",
             human_bytes(t["bytes_per_device"]),
         )
-    costs = Table("of a device", "", title="A step", title_justify="left")
+    costs = Table("of a device", "")
     for key, value in made["bytes_per_device"].items():
         costs.add_row(f"memory: {_words(key)}", human_bytes(value))
     for key, value in made["sent_per_step"].items():
@@ -90,14 +146,20 @@ def _tables(made: dict[str, Any]) -> list[Table]:
         slowest = " (slowest)" if key == made["slowest"] else ""
         costs.add_row(f"time: {_words(key)}{slowest}", f"{1000 * value:.3g} ms")
     costs.add_row("rows a second, all devices", f"{made['rows_per_second']:,.0f}")
-    others = Table("backend", "served", "bytes a device", "least devices", title="Other backends", title_justify="left")
+    budget = made["budget_bytes"]
+    within = "without a budget" if budget is None else f"within the run's budget of {human_bytes(budget)}"
+    others = Table("backend", "served", "bytes a device", "least devices")
     for row in made["backends"]:
         if "problem" in row:
             others.add_row(row["backend"], row["problem"])
         else:
             sizes = (human_bytes(row[k]) for k in ("serving_bytes", "bytes_per_device"))
             others.add_row(row["backend"], *sizes, str(row["least_devices"] or "-"))
-    return [placed, costs, others]
+    return [
+        (head, placed),
+        (f"A step of {made['batch_size']:,} rows", costs),
+        (f"Other backends, {within}, with their default options", others),
+    ]
 
 
 def _words(key: str) -> str:

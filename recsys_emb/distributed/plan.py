@@ -1,27 +1,29 @@
 """What a run would take on W devices, without training: bytes per device, bytes sent per step, the slowest part.
 
 Tables are planned, never made; the rest of the model is made, and one batch goes through it with vectors of zeros, so
-lookups, activations and products are counted, not guessed. Times divide the counts by TorchRec's planner's bandwidths.
+lookups, activations, products and operations are counted, not guessed.
+
+workload.py  the fields and a batch of them; load.py  bytes and seconds on any number of devices; machine.py  rates
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from torchrec import KeyedJaggedTensor
-from torchrec.distributed.planner import constants
 
 from recsys_emb.config import RunConfig
-from recsys_emb.data.batches import Batch, BatchLoader
+from recsys_emb.data.batches import Batch
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.data.store import open_dataset
+from recsys_emb.distributed.load import Load, Table
+from recsys_emb.distributed.machine import MACHINES, USABLE, assumptions
 from recsys_emb.distributed.tables import materialize
-from recsys_emb.embeddings.base import EmbeddingBackend, Stats, backend_registry
+from recsys_emb.distributed.workload import Workload
+from recsys_emb.embeddings.base import EmbeddingBackend, backend_registry
 from recsys_emb.embeddings.budget import plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.tables import EmbeddingTable
@@ -30,172 +32,31 @@ from recsys_emb.models.base import CTRModel, build_model, model_registry
 from recsys_emb.sizes import budget_bytes
 from recsys_emb.training.optimizers import TABLE_OPTIMIZERS
 
-USABLE = 0.9
-"""Share of a device's memory that tables, state and activations may take; buffers and the allocator need the rest."""
-MOST_DEVICES = 1 << 16
 SAMPLE_ROWS = 4096
 """Rows of a batch that are really computed; a larger batch is counted in proportion."""
-ID_BYTES, FLOAT_BYTES = 8, 4
-BACKWARD = 3
-"""Products of a step over those of its forward: one for the output, two for the gradients."""
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Rates in bytes (or floating-point operations) a second, and devices of a host."""
-
-    memory: float
-    within_host: float
-    between_hosts: float
-    flops: float
-    per_host: int = 8
-
-    def network(self, devices: int) -> float:
-        return self.within_host if devices <= self.per_host else self.between_hosts
-
-
-MACHINES = {
-    "cuda": Machine(
-        constants.HBM_MEM_BW * 1e3, constants.INTRA_NODE_BANDWIDTH * 1e3, constants.CROSS_NODE_BANDWIDTH * 1e3, 60e12
-    ),
-    "cpu": Machine(
-        constants.DDR_MEM_BW * 1e3, constants.CROSS_NODE_BANDWIDTH * 1e3, constants.CROSS_NODE_BANDWIDTH * 1e3, 0.2e12
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A physical table.
-
-    Attributes:
-        name: its name in the backend.
-        rows, dim: its shape.
-        state_bytes: optimizer state of a row.
-        looked, distinct: rows, and different rows, that a row of a batch looks up on average.
-    """
-
-    name: str
-    rows: int
-    dim: int
-    state_bytes: int
-    looked: float
-    distinct: float
-
-    @property
-    def row_bytes(self) -> int:
-        return self.dim * FLOAT_BYTES
-
-    def rows_on(self, devices: int) -> int:
-        """Of the device that holds most: row r is on device r mod W."""
-        return -(-self.rows // devices)
-
-    def asked(self, batch_rows: int) -> int:
-        """Different rows that a device asks for."""
-        return min(int(self.distinct * batch_rows), self.rows)
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a run takes, whatever the number of devices.
-
-    Attributes:
-        tables: split by rows.
-        batch: rows of a batch over all devices.
-        copied_bytes, copied_state_bytes: weights that every device has, and their optimizer state.
-        averaged_bytes: gradients of those that are trained.
-        activation_bytes, flops: of a batch's row in the forward.
-    """
-
-    tables: Sequence[Table]
-    batch: int
-    copied_bytes: int
-    copied_state_bytes: int
-    averaged_bytes: int
-    activation_bytes: float
-    flops: float
-
-    def batch_rows(self, devices: int) -> int:
-        return -(-self.batch // devices)
-
-    def per_device(self, devices: int) -> dict[str, int]:
-        """Bytes of the fullest device."""
-        n = self.batch_rows(devices)
-        # Vectors come and their gradients go; the distinct rows and gradients are there beside them.
-        vectors = sum(2 * (int(t.looked * n) + t.asked(n)) * t.row_bytes for t in self.tables)
-        parts = {
-            "table_weights": sum(t.rows_on(devices) * t.row_bytes for t in self.tables),
-            "table_optimizer": sum(t.rows_on(devices) * t.state_bytes for t in self.tables),
-            "other_weights": self.copied_bytes + self.averaged_bytes,
-            "other_optimizer": self.copied_state_bytes,
-            "activations": int(self.activation_bytes * n) + vectors,
-        }
-        return {**parts, "total": sum(parts.values())}
-
-    def sent(self, devices: int) -> dict[str, int]:
-        """Bytes that a device sends in a step, on average; it receives as many."""
-        n, away = self.batch_rows(devices), (devices - 1) / devices
-        rows = int(sum(away * t.asked(n) * t.row_bytes for t in self.tables))
-        parts = {
-            "ids": int(sum(away * t.asked(n) for t in self.tables) * ID_BYTES),
-            "rows": rows,
-            "gradients": rows,
-            "other_gradients": int(2 * away * self.averaged_bytes),  # a ring: reduced, then passed round
-        }
-        return {**parts, "total": sum(parts.values())}
-
-    def seconds(self, devices: int, machine: Machine) -> dict[str, float]:
-        """Of each part of a step, one after another."""
-        n, sent, network = self.batch_rows(devices), self.sent(devices), machine.network(devices)
-        updated = sum(2 * t.asked(n) * (t.row_bytes + t.state_bytes) for t in self.tables)
-        vectors = sum(2 * t.looked * n * t.row_bytes for t in self.tables)
-        return {
-            "tables": (updated + vectors) / machine.memory,
-            "exchange": (sent["ids"] + sent["rows"] + sent["gradients"]) / network,
-            "dense": n * (BACKWARD * self.flops / machine.flops + 2 * self.activation_bytes / machine.memory),
-            "other_gradients": sent["other_gradients"] / network,
-        }
-
-    def least_devices(self, memory: int) -> int | None:
-        """The fewest devices on which the run fits; None where more do not help."""
-        devices = 1
-        while self.per_device(devices)["total"] > memory * USABLE:
-            devices *= 2
-            if devices > MOST_DEVICES:
-                return None
-        low = devices // 2 + 1
-        return next(d for d in range(low, devices + 1) if self.per_device(d)["total"] <= memory * USABLE)
-
-
-def plan_run(config: RunConfig, devices: int, memory: int, ids: Mapping[str, int] | None = None) -> dict[str, Any]:
+def plan_run(config: RunConfig, workload: Workload, devices: int, memory: int) -> dict[str, Any]:
     """Where tables would go, what a device would hold and send, and what would be slowest.
 
     Args:
-        config: of the run; its dataset gives the fields, and a batch.
+        config: of the run; its dataset is not looked at.
+        workload: what a step sees.
         devices: W.
         memory: bytes of a device.
-        ids: other sizes by the vocabulary's name; "" is every one that is not named. Lookups are then of random ids,
-            which repeat as little as can be; with the dataset's own they are a batch of its training split.
 
     Raises:
-        UserError: model and dataset do not fit together, a budget is out of reach, an unknown vocabulary.
+        UserError: model and fields do not fit together, a budget is out of reach.
     """
-    dataset = open_dataset(config.data.path)
-    schema = _resized(dataset.schema, ids)
+    schema = workload.schema
     kind = model_registry.get(config.model.name)
     kind.check(config.model, schema)
     spec = group_spec(schema, kind.embedding_width(config.model), config.embedding.init_std, kind.first_order)
-    stats: Stats = {}
-    if not ids and schema.ids != "hash64":
-        stats = {t.name: dataset.counts(t.name) for t in spec.tables}
-    rows = -(-config.training.batch_size // devices)
-    batch = next(iter(BatchLoader(dataset.split("train"), schema, min(rows, SAMPLE_ROWS), shuffle=True)))
-    if ids:
-        batch = _random_ids(batch, schema)
+    budget = budget_bytes(config.embedding.budget, spec.full_bytes)
+    batch = workload.batch(min(-(-config.training.batch_size // devices), SAMPLE_ROWS))
 
     def load(name: str, options: Any = None) -> tuple[Load, int]:
-        budget = budget_bytes(config.embedding.budget, spec.full_bytes)
-        cls, sized = plan_backend(name, spec, budget, stats, options)
+        cls, sized = plan_backend(name, spec, budget, workload.stats, options)
         return _load(config, schema, cls(spec, sized, "meta"), batch)
 
     chosen, serving = load(config.embedding.backend, config.embedding.options)
@@ -207,8 +68,10 @@ def plan_run(config: RunConfig, devices: int, memory: int, ids: Mapping[str, int
         "device_memory": memory,
         "backend": config.embedding.backend,
         "model": config.model.name,
+        "batch_size": config.training.batch_size,
         "ids": None if spec.hashed else spec.num_embeddings,
         "full_bytes": None if spec.hashed else spec.full_bytes,
+        "budget_bytes": budget,
         "serving_bytes": serving,
         "fits": total["total"] <= memory * USABLE,
         "least_devices": chosen.least_devices(memory),
@@ -229,11 +92,21 @@ def plan_run(config: RunConfig, devices: int, memory: int, ids: Mapping[str, int
         "slowest": max(seconds, key=lambda k: seconds[k]),
         "rows_per_second": config.training.batch_size / sum(seconds.values()),
         "backends": list(_others(load, devices, memory)),
+        "assumptions": [
+            *workload.assumptions,
+            f"a batch of {config.training.batch_size:,} rows over all devices; lookups, activations and operations are "
+            f"counted in a forward of {len(batch):,} rows, in fp32; a step has twice its operations, three times its "
+            "products",
+            f"{config.training.embedding_optimizer} keeps {chosen.tables[0].state_bytes if chosen.tables else 0} bytes "
+            "beside a row; row r of a table is on device r mod W, the rest of the model on every device",
+            f"{USABLE:.0%} of a device's memory can be used",
+            *assumptions(machine, devices),
+        ],
     }
 
 
-def _others(load: Any, devices: int, memory: int) -> Iterator[dict[str, Any]]:
-    """The same run on every backend with its default options."""
+def _others(load: Callable[[str], tuple[Load, int]], devices: int, memory: int) -> Iterator[dict[str, Any]]:
+    """The same run, under the same budget, on every backend with its default options."""
     for name in backend_registry.names():
         try:
             other, serving = load(name)
@@ -243,32 +116,6 @@ def _others(load: Any, devices: int, memory: int) -> Iterator[dict[str, Any]]:
             bytes_ = other.per_device(devices)["total"]
             least = other.least_devices(memory)
             yield {"backend": name, "serving_bytes": serving, "bytes_per_device": bytes_, "least_devices": least}
-
-
-def _resized(schema: DatasetSchema, ids: Mapping[str, int] | None) -> DatasetSchema:
-    if not ids:
-        return schema
-    if schema.ids == "hash64":
-        raise UserError("--ids-per-field: the dataset holds 63-bit hashes, so its fields have no sizes")
-    own = schema.vocabularies
-    unknown = next((name for name in ids if name and name not in own), None)
-    if unknown is not None:
-        raise UserError(f"--ids-per-field: no vocabulary {unknown!r}; allowed: {', '.join(own)}")
-    sizes = {name: ids.get(name, ids.get("", size)) for name, size in own.items()}
-    return schema.model_copy(update={"vocabularies": sizes})
-
-
-def _random_ids(batch: Batch, schema: DatasetSchema) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    sizes = {f.name: schema.vocabularies[f.vocabulary] for f in schema.embedded}
-
-    def drawn(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
-        counted = zip(kjt.keys(), kjt.length_per_key())
-        values = torch.cat([torch.randint(sizes[key], (n,), generator=generator) for key, n in counted])
-        return KeyedJaggedTensor(kjt.keys(), values, lengths=kjt.lengths(), stride=kjt.stride())
-
-    sequences = None if batch.sequences is None else drawn(batch.sequences)
-    return Batch(batch.dense, drawn(batch.sparse), sequences, batch.labels, batch.weights, batch.groups)
 
 
 class _Vectors(EmbeddingTable):
@@ -290,7 +137,7 @@ def _load(config: RunConfig, schema: DatasetSchema, backend: EmbeddingBackend[An
     serving = backend.serving_bytes()
     materialize(backend, torch.device("cpu"), _Vectors)
     model = build_model(config.model, schema, backend)
-    saved, flops = _forward(model, batch)
+    saved, flops, operations = _forward(model, batch)
     n = len(batch)
     tables = [
         Table(name, m.num_rows, m.dim, _state_bytes(config, m.dim), m.looked / n, m.distinct / n)
@@ -300,7 +147,7 @@ def _load(config: RunConfig, schema: DatasetSchema, backend: EmbeddingBackend[An
     trained = sum(p.nbytes for p in model.parameters())
     copied = trained + sum(b.nbytes for b in model.buffers())
     # torch.optim.Adam, as ModelOptimizer has it: two moments.
-    load = Load(tables, config.training.batch_size, copied, 2 * trained, trained, saved / n, flops / n)
+    load = Load(tables, config.training.batch_size, copied, 2 * trained, trained, saved / n, flops / n, operations)
     return load, serving
 
 
@@ -313,8 +160,18 @@ def _state_bytes(config: RunConfig, dim: int) -> int:
     return TABLE_OPTIMIZERS[rule](EmbeddingTable(1, dim, 0.0, "meta"), lr=1.0, l2=0.0).row_bytes
 
 
-def _forward(model: CTRModel, batch: Batch) -> tuple[int, int]:
-    """Bytes that the forward of a batch keeps for its backward, and its floating-point operations."""
+class _Operations(TorchDispatchMode):
+    """Counts the operations that compute something; views cost little beside them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def _forward(model: CTRModel, batch: Batch) -> tuple[int, int, int]:
+    """Bytes that the forward of a batch keeps for its backward, its floating-point operations, its operations."""
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -328,6 +185,7 @@ def _forward(model: CTRModel, batch: Batch) -> tuple[int, int]:
     with (
         FlopCounterMode(display=False) as counter,
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        _Operations() as operations,
     ):
         model(batch)
-    return sum(kept.values()), counter.get_total_flops()
+    return sum(kept.values()), counter.get_total_flops(), operations.count

@@ -17,6 +17,7 @@ from recsys_emb.config import parse_config
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
 from recsys_emb.distributed.plan import plan_run
+from recsys_emb.distributed.workload import of_dataset
 from recsys_emb.serving import write_artifact
 from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.run_dir import load_run
@@ -167,7 +168,8 @@ def test_figures_and_artifact_are_the_same(folder: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("case", ["full", "mixed_dim", "multi_hash", "rowwise_adagrad"])
 def test_plan_says_what_two_processes_take(folder: Path, prepared: Path, histories: Path, case: str) -> None:
-    made = plan_run(parse_config(cases(prepared, histories)[case]), devices=2, memory=10**9)
+    run = parse_config(cases(prepared, histories)[case])
+    made = plan_run(run, of_dataset(run.data.path), devices=2, memory=10**9)
     two = seen(folder / f"2-{case}")
     per_device = made["bytes_per_device"]
     tables = per_device["table_weights"] + per_device["table_optimizer"]
