@@ -75,7 +75,7 @@ notebooks: install
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 readme: install
-	$(BIN)/python tests/test_readme.py
+	$(BIN)/python -m tests.test_readme
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -322,6 +322,32 @@ def predict(
         print(f"{out}: {done['rows']:,} rows in {done['seconds']:.1f} s ({done['rows_per_second']:,.0f} rows/s){note}")
 
 
+@app.command()
+def export(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder.", metavar="ARTIFACT")],
+    to: Annotated[str, typer.Option(help="torch (a .pt2 of torch.export), onnx, or torchrec.")],
+    out: Annotated[Path, typer.Option(help="File or folder to make.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared dataset whose test rows are compared. Default: that of the run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write an artifact in a form that other programs load, and compare its predictions."""
+    from recsys_emb.serving import load_artifact
+    from recsys_emb.serving.exports import export_artifact, exporter
+    from recsys_emb.sizes import human_bytes
+
+    done = export_artifact(load_artifact(artifact, "cpu"), exporter(to), out, data)
+    if as_json:
+        _print_json(done)
+    else:
+        print(
+            f"{out}: {human_bytes(done['bytes'])}, where the artifact has {human_bytes(done['serving_bytes'])} of "
+            f"embedding and {human_bytes(done['dense_bytes'])} of other weights; the largest difference of a logit on "
+            f"{done['compared_on']} is {done['largest_difference']:.1e}"
+        )
+
+
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 

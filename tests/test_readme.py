@@ -1,4 +1,4 @@
-"""The README's tables of plug-ins are generated: ``python tests/test_readme.py`` writes them, the test compares."""
+"""The README's tables of plug-ins are generated: ``python -m tests.test_readme`` writes them, the test compares."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from recsys_emb.embeddings.posttraining import posttraining_registry
 from recsys_emb.errors import UserError
 from recsys_emb.models import model_registry
 from recsys_emb.option_docs import outline
+from tests.serving.export_cases import table as exports_table
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -40,6 +41,7 @@ def tables() -> dict[str, str]:
         + (f" ({', '.join(row['key'] for row in option['keys'])})" if option["keys"] else "")
         for option in outline(TableOptions)
     ]
+    out["exports"] = exports_table()
     out["schema keys"] = textwrap.fill("; ".join(keys) + ".", 120, break_on_hyphens=False)
     return out
 

@@ -74,7 +74,7 @@ class RowIndex(nn.Module):
             found = self.listed.index_select(0, rows) == ids
         else:
             at = ids >> 6
-            word, bit = self.words.index_select(0, at), torch.ones_like(ids) << (ids & 63)
+            word, bit = self.words.index_select(0, at), torch.bitwise_left_shift(torch.ones_like(ids), ids & 63)
             found = (word & bit) != 0
             rows = self.ranks.index_select(0, at) + popcount(word & (bit - 1))
         return rows * found, found

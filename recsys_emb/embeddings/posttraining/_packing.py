@@ -46,8 +46,8 @@ def unpack(stream: Tensor, starts: Tensor, ids: Tensor, bits: Tensor) -> Tensor:
     byte = starts + (bit >> 3)
     last = len(stream) - 1
     low, high = (_gather(stream, at.clamp(max=last)) for at in (byte, byte + 1))
-    largest = (torch.ones_like(bits) << bits) - 1
-    return ((low | high << 8) >> (bit & 7)) & largest
+    largest = torch.bitwise_left_shift(torch.ones_like(bits), bits) - 1
+    return torch.bitwise_right_shift(low | high << 8, bit & 7) & largest
 
 
 def _gather(stream: Tensor, at: Tensor) -> Tensor:

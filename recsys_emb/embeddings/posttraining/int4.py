@@ -45,6 +45,8 @@ class Int4Rows(AffineRows):
 
     @staticmethod
     def unpack(packed: Tensor, dim: int) -> Tensor:
+        if torch.compiler.is_exporting():
+            packed = packed.int()  # onnx has no arithmetic on bytes
         return torch.stack([packed & 15, packed >> 4], dim=2).flatten(1)[:, :dim]
 
     @classmethod
