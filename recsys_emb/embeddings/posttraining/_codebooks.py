@@ -87,6 +87,9 @@ class Space:
     def __call__(self, rows: Tensor) -> Tensor:
         return (rows - self.mean) @ self.into
 
+    def reordered(self, axes: Sequence[int]) -> Space:
+        return replace(self, into=self.into[:, list(axes)], back=self.back[list(axes)])
+
 
 def principal_space(rows: Sample, metric: Tensor) -> Space:
     """The space whose axes are the principal ones of the weighted rows under the metric, float64 [D, D]."""

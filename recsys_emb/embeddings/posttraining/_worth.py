@@ -10,32 +10,34 @@ from torch import Tensor
 
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, Stats
 from recsys_emb.embeddings.composed import starts_of
-from recsys_emb.embeddings.posttraining._table_fit import UNSEEN_WEIGHT
-from recsys_emb.embeddings.posttraining.base import Sensitivity, all_rows
+from recsys_emb.embeddings.posttraining.base import ErrorCost, Sensitivity, all_rows
+
+UNSEEN_WEIGHT = 0.1
+"""What an id that training never saw counts beside the occurrences of the others."""
 
 
 class Worth:
-    """A value w of column j of a row that training looked up c times is worth w^2 c S_jj, twice what the summed loss
-    rises when it goes (LeCun, Denker, Solla, "Optimal Brain Damage", 1989, eq. 5), and w^2 where S is not known.
+    """A value w of column j of a row that training looked up c times, each lookup worth r mean ones, is worth
+    w^2 c r S_jj, twice what the summed loss rises when it goes (LeCun, Denker, Solla, "Optimal Brain Damage", 1989,
+    eq. 5), and w^2 where S is not known.
 
     Args:
         spec: the tables.
         stats: id counts; where they are not known, every id counts alike.
-        sensitivity: S.
+        sensitivity: S and r.
     """
 
     def __init__(self, spec: GroupSpec, stats: Stats | None, sensitivity: Sensitivity | None) -> None:
-        names, dim = [t.name for t in spec.tables], spec.embedding_dim
         self.known = sensitivity is not None
-        self.metrics = [torch.eye(dim, dtype=torch.float64) if sensitivity is None else sensitivity[n] for n in names]
+        if sensitivity is None:
+            alike = torch.eye(spec.embedding_dim, dtype=torch.float64)
+            costs = [ErrorCost(alike, torch.ones(t.num_embeddings)) for t in spec.tables]
+        else:
+            costs = [sensitivity[t.name] for t in spec.tables]
+        self.metrics = [cost.metric for cost in costs]
         self.columns = [metric.diagonal().clamp(min=0).sqrt().float() for metric in self.metrics]
-        counts = [self._counts(t.num_embeddings, None if stats is None else stats.get(t.name)) for t in spec.tables]
-        self.counts = torch.cat(counts)
-
-    def _counts(self, ids: int, counts: np.ndarray | None) -> Tensor:
-        if counts is None or not self.known:
-            return torch.ones(ids)
-        return torch.from_numpy(np.asarray(counts)).float() + UNSEEN_WEIGHT
+        known = [None if stats is None or not self.known else stats.get(t.name) for t in spec.tables]
+        self.counts = torch.cat([_lookups(cost, counts) for cost, counts in zip(costs, known)])
 
     def roots(self, table: int, place: slice, rows: Tensor) -> Tensor:
         """The roots of what values are worth: float32 [n, D] of rows [n, D] at a place among those of all tables."""
@@ -52,3 +54,10 @@ class Worth:
             error = (rows - given).double().cpu()
             total += float(((error @ self.metrics[table].cpu()) * error).sum(1) @ self.counts[place].double())
         return total
+
+
+def _lookups(cost: ErrorCost, counts: np.ndarray | None) -> Tensor:
+    """How much each id was looked up, float32 [N], in lookups that matter as the mean one does."""
+    if counts is None:
+        return torch.ones(len(cost.relative))
+    return (torch.from_numpy(np.asarray(counts)).float() + UNSEEN_WEIGHT) * cost.relative.cpu()

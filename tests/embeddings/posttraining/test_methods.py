@@ -16,6 +16,7 @@ from recsys_emb.embeddings.posttraining import compress
 from recsys_emb.embeddings.posttraining._affine import quantise
 from recsys_emb.embeddings.posttraining._csr import threshold
 from recsys_emb.embeddings.posttraining._worth import Worth
+from recsys_emb.embeddings.posttraining.base import ErrorCost
 from recsys_emb.embeddings.posttraining.int4 import Int4Rows
 from recsys_emb.errors import UserError
 from tests.embeddings.posttraining.test_every_method import DIM, SIZES, SPEC, STATS, rows_of, trained
@@ -133,21 +134,23 @@ def test_pruning_takes_the_form_of_the_least_error(strong: str, chosen: str) -> 
     assert all(torch.equal(a, b) for a, b in zip(rows_of(made), rows_of(best)))
 
 
-def sensitivities() -> dict[str, torch.Tensor]:
-    """Positive matrices [D, D] that differ between tables and columns."""
+def error_costs() -> dict[str, ErrorCost]:
+    """Positive matrices [D, D] and worths of ids [N] that differ between tables, columns and ids."""
     generator = torch.Generator().manual_seed(3)
     roots = [torch.randn(DIM, DIM, dtype=torch.float64, generator=generator) * (1 + i) for i in range(len(SIZES))]
-    return {t.name: root.t() @ root for t, root in zip(SPEC.tables, roots)}
+    relative = [torch.rand(size, generator=generator) + 0.5 for size in SIZES]
+    return {t.name: ErrorCost(root.t() @ root, worth) for t, root, worth in zip(SPEC.tables, roots, relative)}
 
 
 def test_pruning_keeps_the_values_whose_loss_would_cost_the_most() -> None:
     """By definition: of one value at a time, e S e^T times what its id counts."""
-    given = sensitivities()
+    given = error_costs()
     made = compress(trained(), "prune", 0.1, STATS, {"structure": "elements"}, sensitivity=lambda: given)
     kept, dropped = [], []
     for table, old, new in zip(SPEC.tables, rows_of(trained()), rows_of(made)):
-        counts = torch.from_numpy(STATS[table.name]).double() + 0.1
-        cost = old.double().square() * counts[:, None] * given[table.name].diagonal()
+        metric, relative = given[table.name]
+        counts = (torch.from_numpy(STATS[table.name]) + 0.1) * relative
+        cost = old.double().square() * counts[:, None] * metric.diagonal()
         kept += cost[new != 0].tolist()
         dropped += cost[new == 0].tolist()
     assert len(kept) > 1000
@@ -156,7 +159,7 @@ def test_pruning_keeps_the_values_whose_loss_would_cost_the_most() -> None:
 
 @pytest.mark.parametrize("weighting", ["auto", "none"])
 def test_of_several_pruned_forms_the_one_whose_errors_cost_least_is_taken(weighting: str) -> None:
-    given = sensitivities()
+    given = error_costs()
     choices = [{"structure": "elements"}]
     choices += [{"structure": "rows_columns", "column_factor": f} for f in (1.0, 1.4, 2.0)]
     for budget in (0.3, 0.05, 0.01):
@@ -170,8 +173,9 @@ def test_of_several_pruned_forms_the_one_whose_errors_cost_least_is_taken(weight
                 if weighting == "none":
                     cost += (error**2).sum()
                 else:
-                    metric = given[table.name].numpy()
-                    cost += ((STATS[table.name] + 0.1) * np.einsum("ni,ij,nj->n", error, metric, error)).sum()
+                    metric, relative = (x.numpy() for x in given[table.name])
+                    lookups = (STATS[table.name] + 0.1) * relative
+                    cost += (lookups * np.einsum("ni,ij,nj->n", error, metric, error)).sum()
             costs.append(cost)
         made = compress(trained(), "prune", budget, STATS, {"weighting": weighting}, sensitivity=lambda: given)
         best = forms[int(np.argmin(costs))]
