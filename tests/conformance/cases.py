@@ -1,4 +1,4 @@
-"""The backends that every conformance test runs on: all that are registered, and some with other options."""
+"""The backends that every conformance test runs on: all that are listed, some with other options, and a plug-in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from recsys_emb.embeddings.base import backend_registry
+from tests.plugin import Modulo
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("hash", {"balance": 1.0}),
@@ -19,5 +20,5 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("mixed_dim", {"by": "size"}),
     ("mixed_dim", {"round_to_power_of_two": False, "blocks": 3}),
 ]
-CASES = [(name, {}) for name in backend_registry.names()] + VARIANTS
+CASES = [(name, {}) for name in backend_registry.names()] + VARIANTS + [(Modulo.name, {})]
 every_backend = pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{o}" if o else n for n, o in CASES])

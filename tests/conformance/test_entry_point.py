@@ -10,45 +10,27 @@ from pathlib import Path
 
 import yaml
 
-MODULE = '''
-import torch
-from pydantic import Field
+import tests.plugin
 
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend
-from recsys_emb.embeddings.tables import EmbeddingTable
+TWO_STAGES = """
+
 from recsys_emb.embeddings.stages import InitFrom, Train
 
 
-class Config(BackendConfig):
-    rows: int = Field(16, ge=1)
-
-
-class Modulo(EmbeddingBackend):
-    """Every id shares one of a few rows."""
-
-    summary = "the remainder of each id picks its row"
-    Config = Config
-
-    def __init__(self, spec, config, device=None):
-        super().__init__(spec, config, device)
-        self.table = EmbeddingTable(config.rows, spec.embedding_dim, spec.tables[0].init_std, device)
-
-    def lookup(self, ids, counts):
-        return self.table(ids % self.config.rows)
-
+class TwoStages(Modulo):
     @classmethod
     def stages(cls, config):
         return Train("first"), Train("second", InitFrom(optimizer=True))
-'''
+"""
 
 
 def test_a_backend_of_another_package_trains(prepared: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     info = site / "modulo_rows-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / "modulo_rows.py").write_text(MODULE)
+    (site / "modulo_rows.py").write_text(Path(tests.plugin.__file__).read_text() + TWO_STAGES)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: modulo-rows\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[recsys_emb.backends]\nmodulo = modulo_rows:Modulo\n")
+    (info / "entry_points.txt").write_text("[recsys_emb.backends]\nmodulo = modulo_rows:TwoStages\n")
     config = {
         "data": {"path": str(prepared)},
         "model": {"name": "lr"},

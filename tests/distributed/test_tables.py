@@ -23,7 +23,7 @@ def again(table: EmbeddingTable) -> EmbeddingTable:
     return EmbeddingTable(table.num_rows, table.weight.shape[1], table.init, "meta").to_empty(device="cpu")
 
 
-@pytest.mark.parametrize("name", backend_registry.names())
+@pytest.mark.parametrize("name", [*backend_registry.names(), "modulo"])
 def test_filled_later_is_filled_alike(name: str) -> None:
     torch.manual_seed(3)
     direct = made(name, "cpu")
