@@ -6,7 +6,7 @@ Another distribution adds one through an entry point in the registry's group, e.
     [project.entry-points."recsys_emb.backends"]
     my_method = "my_package.my_module:MyBackend"
 
-It is imported when it is asked for by name, so one that is broken stands in nobody's way.
+It is imported when it is asked for by name, so one that is broken fails only where it is asked for.
 """
 
 from __future__ import annotations

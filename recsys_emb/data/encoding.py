@@ -34,7 +34,7 @@ class Encoding:
 
     @property
     def fingerprint(self) -> str:
-        """Of vocabularies and dense fields (BLAKE2b, 16 bytes, hexadecimal)."""
+        """Digest of vocabularies and dense fields (BLAKE2b, 16 bytes, hexadecimal)."""
         text = json.dumps([self.vocabularies, self.dense], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -6,7 +6,7 @@ import numpy as np
 
 GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-"""Of the finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014)."""
+"""The finaliser's multipliers (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014)."""
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:

@@ -211,7 +211,7 @@ class ValueIndex:
         return ids
 
     def _ids_of(self, values: pa.Array) -> np.ndarray:
-        """Of integers where ``integers`` holds, else of texts."""
+        """A vocabulary of integers where ``integers`` holds, else of texts."""
         if self._hashed:
             return hash63(values)
         missing = values.is_null().to_numpy(zero_copy_only=False)

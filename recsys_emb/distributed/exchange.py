@@ -34,7 +34,7 @@ Held = Callable[[Tensor], Tensor]
 """Numbers of rows that this process holds, int64 [n], counted from its first -> float [n, D]."""
 
 NAME = "rows"
-"""Of a collection's only table and feature."""
+"""The name of a collection's only table and feature."""
 
 RESERVED = 0.1
 """Share of a device's memory that the planner leaves to everything but tables."""

@@ -14,11 +14,11 @@ BACKWARD = 3
 BACKWARD_OPERATIONS = 2
 """The same of operations: about as many in the backward (68 after 69 and 25 after 27 were counted)."""
 TABLE_OPERATIONS = 15
-"""Of the optimizer of a table in a step (15 were counted): distinct rows, their gradients, the update."""
+"""Operations of a table's optimizer in a step (15 were counted): distinct rows, their gradients, the update."""
 TABLE_COLLECTIVES = 5
-"""Of a table in a step (5 were counted): how many rows each asks of each, their numbers, rows, gradients."""
+"""Collectives of a table in a step (5 were counted): how many rows each asks of each, numbers, rows, gradients."""
 STEP_COLLECTIVES = 3
-"""Of a step, whatever its tables: the mean loss, the gradients of the rest, whether somebody asked to stop."""
+"""Collectives of a step, whatever its tables: the mean loss, the other gradients, whether somebody asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Table:
         return self.dim * FLOAT_BYTES
 
     def rows_on(self, devices: int) -> int:
-        """Of the device that holds most: row r is on device r mod W."""
+        """Rows on the device that holds most: row r is on device r mod W."""
         return -(-self.rows // devices)
 
     def asked(self, batch_rows: int) -> int:
@@ -104,7 +104,7 @@ class Load:
         return {**parts, "total": sum(parts.values())}
 
     def seconds(self, devices: int, machine: Machine) -> dict[str, float]:
-        """Of each part of a step, one after another; the last two are there however small the batch is."""
+        """Seconds of each part of a step, one after another; the last two are there however small the batch is."""
         n, sent, network = self.batch_rows(devices), self.sent(devices), machine.network(devices)
         updated = sum(2 * t.asked(n) * (t.row_bytes + t.state_bytes) for t in self.tables)
         vectors = sum(2 * t.looked * n * t.row_bytes for t in self.tables)

@@ -58,7 +58,7 @@ class MultiHeadSelfAttention(nn.Module):
         else:
             out = _Attend.apply(projected, kept, self.heads, self.scale)  # type: ignore[no-untyped-call]
         if self.residual is not None:
-            out += self.residual(x)  # in place, as ReLU: nothing that large is made in vain
+            out += self.residual(x)  # in place, as ReLU: no second tensor of this size
         return torch.relu_(out if self.norm is None else self.norm(out))
 
 

@@ -27,7 +27,7 @@ from recsys_emb.report.frames import Rows, records
 from recsys_emb.sizes import MB
 
 MARKERS, LINES = "s^vP*", ("--", ":", "-.", (0, (6, 2)))
-"""Of baselines: names in the legend, since what they stand at often lies close together."""
+"""Styles of baselines: names in the legend, since what they stand at often lies close together."""
 SHOWN_IMPORTANCES = 20
 """Parameters in the plot of importances; the least important ones are left out."""
 

@@ -63,6 +63,6 @@ def by_table(space: Space, widths: Mapping[str, int]) -> dict[str, int]:
 
 
 def _least(param: Param) -> int:
-    """Of the columns that the parameter may have."""
+    """The fewest columns that the parameter may have."""
     d = param.distribution
     return d.low if isinstance(d, IntDistribution) else min(param.choices)

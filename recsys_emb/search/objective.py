@@ -43,7 +43,7 @@ SEED_OF = "seed_of"  # the trial or baseline that is trained again, from another
 
 
 def name_of(trial: FrozenTrial) -> str:
-    """Of a baseline; else the number that it was drawn, or scored, under; with the seed where it is not the base's."""
+    """A baseline's name, else the number that it was drawn, or scored, under; with a seed that is not the base's."""
     attrs = trial.user_attrs
     if SEED_OF in attrs:
         return f"{attrs[SEED_OF]}, seed {attrs[CONFIG]['seed']}"
@@ -70,7 +70,7 @@ class Duplicate(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """Of a complete trial.
+    """The figures of a complete trial.
 
     Attributes:
         value: the task's main metric on the validation split.

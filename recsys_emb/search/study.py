@@ -180,7 +180,7 @@ def sampler(name: str, seed: int, number: int) -> BaseSampler:
 
 
 def pruner(name: str) -> BasePruner:
-    """Of the search's ``pruner`` key."""
+    """The pruner that the search's ``pruner`` key names."""
     return {"none": NopPruner, "median": MedianPruner, "halving": SuccessiveHalvingPruner}[name]()
 
 

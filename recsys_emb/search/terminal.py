@@ -106,7 +106,7 @@ def _front(summary: dict[str, Any]) -> Table:
 
 
 def _table(title: str, *figures: str) -> Table:
-    """Of names and these figures."""
+    """An empty table with a column of names and one for each figure."""
     table = Table("", title=title, title_justify="left")
     for heading in figures:
         table.add_column(heading, justify="right")

@@ -36,7 +36,7 @@ def auc_change(before: Array, after: Array, labels: Array, weights: Array | None
 
 
 def wins(scores: Array, labels: Array, weights: Array | None = None) -> Array:
-    """Of each row, the weighted share of the other class's rows that it is on the right side of, ties counting half.
+    """For each row, the weighted share of the other class's rows that it is on the right side of, ties counting half.
 
     The mean over either class is the AUC.
 

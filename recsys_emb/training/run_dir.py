@@ -177,7 +177,7 @@ class MetricsLog:
 
 
 class NoLog(MetricsLog):
-    """Of a process that leaves the writing to another."""
+    """The log of a process that leaves the writing to another."""
 
     def __init__(self) -> None:
         pass

@@ -30,7 +30,7 @@ class Scorer:
         return self.task.main.score(self.task.value(self.predictions()))
 
     def predictions(self) -> Predictions:
-        """Of the rows that are scored."""
+        """The predictions of the rows that are scored."""
         return predict(self.model, self.batches, self.precision)
 
 

@@ -25,7 +25,7 @@ class Task(ABC):
     name: ClassVar[str]
     main: ClassVar[MainMetric]
     keys: ClassVar[tuple[str, ...]]
-    """Of ``metrics``, the main one first."""
+    """Names of what ``metrics`` gives, the main one first."""
 
     @abstractmethod
     def check(self, split: Split) -> None:

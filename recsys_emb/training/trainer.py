@@ -275,7 +275,7 @@ class Trainer:
         self.world.barrier()
 
     def _random_state(self) -> dict[str, Tensor]:
-        """Of dropout and whatever else draws while training, [W, bytes] over the processes."""
+        """The state of the generator that dropout and the like draw from, [W, bytes] over the processes."""
         state = {"random_state": self.world.gather(torch.get_rng_state()[None])}
         if self.device.type == "cuda":
             state["random_state_cuda"] = self.world.gather(torch.cuda.get_rng_state(self.device)[None])

@@ -21,7 +21,7 @@ from recsys_emb.errors import UserError
 
 ROWS = 100_000
 _FILES = 8
-"""Of many files so many are looked at."""
+"""How many of the files are looked at, at most."""
 _SEPARATORS = (",", "\t", ";", "|")
 _MISSING = ("NULL", "null", "NA", "N/A", "n/a", "nan", "None", "none", "\\N", "<NA>", "#N/A", "-", "?")
 _ALWAYS_MISSING = ("NULL", "\\N", "<NA>", "#N/A")

@@ -62,7 +62,7 @@ def split_texts(texts: pl.Series, separator: str | None, *, keep_gaps: bool = Fa
 
 
 def _separated(texts: pl.Series, separator: str | None, keep_gaps: bool) -> tuple[pl.Series, pl.Series]:
-    """Of texts without brackets."""
+    """Lists from texts without brackets, and which texts are none."""
     if separator is None:
         return pl.Series(texts.name, [None] * len(texts), pl.List(pl.String)), texts.is_not_null()
     items, item, mark = texts.str.split(separator), pl.element().str.strip_chars(), re.escape(separator)
@@ -76,7 +76,7 @@ def _separated(texts: pl.Series, separator: str | None, keep_gaps: bool) -> tupl
 
 
 def _printed(inside: pl.Series, spaced: bool, keep_gaps: bool) -> tuple[pl.Series, pl.Series]:
-    """Of what stands in brackets; ``spaced``: items stand between spaces."""
+    """Lists from what stands in brackets, and which texts are none; ``spaced``: items stand between spaces."""
     good = inside.str.contains(_COMMAS) | inside.str.contains(_ANY_SPACES if spaced else _SPACES)
     items = inside.set(~good.fill_null(False), None).str.extract_all(_ITEM)
     token = pl.element()

@@ -65,7 +65,7 @@ class Avazu(Source):
             yield Block(rows.frame.with_columns(_calendar()).select(FIELDS), labels, codes, rejected=rows.rejected)
 
     def inputs(self) -> Iterator[Block]:
-        """Of ``train.csv``, or of ``test.csv``, which has no clicks."""
+        """The fields of ``train.csv``, or of ``test.csv``, which has no clicks."""
         for rows in self._rows(labelled=False):
             frame, zeros = rows.frame.with_columns(_calendar()).select(FIELDS), np.zeros(len(rows.frame), np.uint8)
             yield Block(frame, zeros, zeros, rejected=rows.rejected, lines=rows.lines)

@@ -70,7 +70,7 @@ class Criteo(Source):
                 yield Block(self._fields(frame), labels, split.codes(len(frame)), rejected=rejected)
 
     def inputs(self) -> Iterator[Block]:
-        """Of ``train.txt``, or of ``test.txt``, which has no labels."""
+        """The fields of ``train.txt``, or of ``test.txt``, which has no labels."""
         for file in self.files():
             labelled = read_header(file).count("\t") >= len(INTEGERS) + len(CATEGORIES)
             for chunk in read_chunks(file):

@@ -250,7 +250,7 @@ def _lists(rows: Rows, spec: MultiValuedSpec | SequenceSpec, name: str, keep_gap
 
 
 def default_separator(file: Path) -> str:
-    """Of the values of a text file, by its name."""
+    """What separates the values of a text file, by its name."""
     return "\t" if {".tsv", ".tab"} & set(file.suffixes) else ","
 
 

@@ -42,7 +42,7 @@ class Supernet(NestedPart):
 
 
 def l1_norms(rows: Tensor, vector_dim: int) -> Tensor:
-    """Of the vectors alone, without a first-order column behind them: [n, D] -> [n].
+    """Norms of the vectors alone, without a first-order column behind them: [n, D] -> [n].
 
     Many times faster than ``torch.linalg.vector_norm``, forward and backward.
     """

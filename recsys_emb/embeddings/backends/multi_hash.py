@@ -57,7 +57,7 @@ class MultiHashBackend(HashedBackend[MultiHashConfig]):
     @classmethod
     def checked(cls, spec: GroupSpec, config: MultiHashConfig) -> MultiHashConfig:
         if spec.hashed and config.importance:
-            raise SettingError("options.importance", "needs the list of ids, which 63-bit hashes have not")
+            raise SettingError("options.importance", "needs the list of ids, and 63-bit hashes have none")
         return super().checked(spec, config)
 
     @classmethod

@@ -175,7 +175,7 @@ def _floats(radices: tuple[int, ...], dim: int, width: int) -> int:
 
 
 def _factor_std(std: float, partitions: int, config: QRConfig) -> float:
-    """Of each of an id's rows, so that their product, sum or concatenation has ``std``."""
+    """The standard deviation of each of an id's rows, so that their product, sum or concatenation has ``std``."""
     return {"mult": std ** (1 / partitions), "add": std / partitions**0.5, "concat": std}[config.combine]
 
 

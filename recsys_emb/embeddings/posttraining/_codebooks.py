@@ -24,7 +24,7 @@ from recsys_emb.embeddings.posttraining._levels import Layout, TableForm
 SAMPLE = 1 << 17
 """Rows that codebooks are fitted on; of a larger table so many are drawn by their weights."""
 SMALLEST = 1e-6
-"""Of a metric's largest eigenvalue: what a direction counts that costs nothing."""
+"""Share of a metric's largest eigenvalue: what a direction counts that costs nothing."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from recsys_emb.embeddings.posttraining.base import all_rows, narrowest
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
 
 Strengths = tuple[list[Tensor], list[Tensor]]
-"""Of each table's rows, float32 [N], and columns, [D], the root of what their values are worth in the mean."""
+"""The root of what values are worth in the mean: of each table's rows, float32 [N], and of its columns, [D]."""
 
 
 class RowsColumns(nn.Module):

@@ -40,7 +40,7 @@ CUTS = 48
 TRIED_ROWS = 1 << 14
 """Rows on which forms are compared; the chosen one is fitted on more."""
 TRIED_ROUNDS = 8
-"""Of k-means, then."""
+"""Rounds of k-means, then."""
 ENOUGH = 1e-5
 """Share of a table's squared error below which no more levels are tried."""
 
@@ -245,7 +245,7 @@ def _floats(layout: Layout, form: TableForm, space: Space, books: Sequence[Tenso
 
 
 def _sums(values: np.ndarray, places: Sequence[int]) -> np.ndarray:
-    """Of the rows before each place: [s, ...] -> [C, ...]."""
+    """Sums over the rows before each place: [s, ...] -> [C, ...]."""
     return np.concatenate([np.zeros_like(values[:1]), values.cumsum(0)])[places]
 
 

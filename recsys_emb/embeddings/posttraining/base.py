@@ -29,7 +29,7 @@ class ErrorCost(NamedTuple):
 
 
 Sensitivity = Mapping[str, ErrorCost]
-"""Of tables, by name."""
+"""What errors cost, by the name of the table."""
 
 
 class PostTraining(EmbeddingBackend[C]):

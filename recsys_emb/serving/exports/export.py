@@ -20,7 +20,7 @@ from recsys_emb.serving.evaluate import logit_error
 from recsys_emb.serving.exports.by_field import ByField, Inputs, by_field, inputs_of, random_rows
 
 LARGEST_DIFFERENCE = 1e-4
-"""Of a logit, above which an export fails."""
+"""The largest difference of a logit with which an export passes."""
 ROWS = 1024
 """Rows that an export is compared on, at most."""
 

@@ -13,7 +13,7 @@ from recsys_emb.serving.exports.by_field import ByField, inputs_of, random_rows
 from recsys_emb.serving.exports.export import Exported
 
 ABOUT = "about.json"
-"""Of the file's ``extra_files``: inputs, output and what the model is."""
+"""The name among the file's ``extra_files``: inputs, output and what the model is."""
 
 
 def to_torch(model: ByField, about: dict[str, Any], path: Path) -> Exported:
