@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from recsys_emb.data.encode import Progress as Report
+    from recsys_emb.data.encode import ReportProgress
 
 app = typer.Typer(no_args_is_help=True, help="Prepare datasets and look at them.")
 
@@ -201,7 +201,7 @@ def warn(lines: Iterable[str]) -> None:
 
 
 @contextmanager
-def show_progress(quiet: bool) -> Iterator[Report | None]:
+def show_progress(quiet: bool) -> Iterator[ReportProgress | None]:
     """Rows done and rate on stderr; nothing when ``quiet``, or where nobody watches."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:

@@ -36,7 +36,7 @@ from recsys_emb.data.writer import SplitWriter
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
 
-Progress = Callable[[str, int, int | None], None]
+ReportProgress = Callable[[str, int, int | None], None]
 """Called with a stage (``reading`` or ``writing``), its rows done so far, and the rows in all where they are known."""
 
 
@@ -50,7 +50,7 @@ def prepare(
     like: Reference | None = None,
     overwrite: bool = False,
     max_rejected: float = 0.01,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> dict[str, Any]:
     """Encodes a source into the folder ``out``; nothing is there until all is done.
 
@@ -179,7 +179,7 @@ class _FirstPass:
     def rows(self) -> int:
         return int(self.rows_of.sum())
 
-    def read(self, source: Source, rejects: RejectLog, report: Progress) -> None:
+    def read(self, source: Source, rejects: RejectLog, report: ReportProgress) -> None:
         """Three blocks are in work at a time: one read, one encoded, one counted and spooled."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             read = _ahead((block, transform(block.frame, self.fields.dense)) for block in source.blocks())
@@ -280,7 +280,7 @@ def _write_splits(
     first: _FirstPass,
     vocabularies: FittedIds | ReferenceIds,
     targets: TargetValues,
-    report: Progress,
+    report: ReportProgress,
 ) -> dict[str, dict[str, float]]:
     """The second pass. Returns the share of values with id 0 per split and field."""
     writers = [SplitWriter(folder / split, schema) for split in SPLITS]

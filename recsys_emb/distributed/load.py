@@ -22,7 +22,7 @@ STEP_COLLECTIVES = 3
 
 
 @dataclass(frozen=True)
-class Table:
+class TableLoad:
     """A physical table.
 
     Attributes:
@@ -65,7 +65,7 @@ class Load:
         operations: of a forward, those that compute something, whatever the batch.
     """
 
-    tables: Sequence[Table]
+    tables: Sequence[TableLoad]
     batch: int
     copied_bytes: int
     copied_state_bytes: int

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from recsys_emb.config import RunConfig
 from recsys_emb.data.batches import Batch
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.distributed.load import Load, Table
+from recsys_emb.distributed.load import Load, TableLoad
 from recsys_emb.distributed.machine import MACHINES, USABLE, assumptions
 from recsys_emb.distributed.tables import materialize
 from recsys_emb.distributed.workload import Workload
@@ -140,7 +140,7 @@ def _load(config: RunConfig, schema: DatasetSchema, backend: EmbeddingBackend[An
     saved, flops, operations = _forward(model, batch)
     n = len(batch)
     tables = [
-        Table(name, m.num_rows, m.dim, _state_bytes(config, m.dim), m.looked / n, m.distinct / n)
+        TableLoad(name, m.num_rows, m.dim, _state_bytes(config, m.dim), m.looked / n, m.distinct / n)
         for name, m in backend.named_modules()
         if isinstance(m, _Vectors)
     ]

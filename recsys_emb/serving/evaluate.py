@@ -19,7 +19,7 @@ from recsys_emb.data.unknown import UnknownValues
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
 from recsys_emb.serving.artifact import REPORT, Artifact
-from recsys_emb.serving.raw_rows import Progress, score
+from recsys_emb.serving.raw_rows import RowsDone, score
 from recsys_emb.training import metrics, runtime
 from recsys_emb.training.metrics import Predictions
 from recsys_emb.training.stage_runner import predict_split
@@ -61,7 +61,7 @@ def evaluate_input(
     input: Path | None,
     by: Sequence[str] = (),
     max_rejected: float = 0.01,
-    progress: Progress | None = None,
+    progress: RowsDone | None = None,
 ) -> dict[str, Any]:
     """The figures of raw rows with labels, such as those of the days after training.
 

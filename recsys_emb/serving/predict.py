@@ -20,7 +20,7 @@ from recsys_emb.data.unknown import UnknownValues
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line
 from recsys_emb.serving.artifact import Artifact
-from recsys_emb.serving.raw_rows import Progress, Scored, score
+from recsys_emb.serving.raw_rows import RowsDone, Scored, score
 from recsys_emb.training import runtime
 
 SCHEMA = pa.schema([("line", pa.int64()), ("logit", pa.float32()), ("probability", pa.float32())])
@@ -33,7 +33,7 @@ def predict_file(
     batch_size: int | None = None,
     max_rejected: float = 0.01,
     keep: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: RowsDone | None = None,
 ) -> dict[str, Any]:
     """Predicts every row of ``input`` and writes one row each, in their order, to ``out``.
 

@@ -13,7 +13,7 @@ from recsys_emb.data.sources.base import Block, Rejected
 from recsys_emb.data.store import Split
 from recsys_emb.serving.artifact import Artifact
 
-Progress = Callable[[int], None]
+RowsDone = Callable[[int], None]
 """Called with the rows done so far."""
 
 
@@ -37,7 +37,7 @@ def score(
     rejects: RejectLog,
     input: Path | None,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: RowsDone | None = None,
 ) -> Iterator[Scored]:
     """The blocks that have rows.
 

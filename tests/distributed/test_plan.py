@@ -13,7 +13,7 @@ import yaml
 
 from recsys_emb import cli
 from recsys_emb.config import RunConfig, parse_config
-from recsys_emb.distributed.load import Load, Table
+from recsys_emb.distributed.load import Load, TableLoad
 from recsys_emb.distributed.machine import MACHINES, Machine
 from recsys_emb.distributed.plan import plan_run
 from recsys_emb.distributed.workload import of_dataset, of_fields
@@ -37,7 +37,7 @@ def small(model: str, **keys: Any) -> RunConfig:
 
 LOAD = Load(
     # Adam: two moments of 4 floats and a step; two lookups of a batch's row, half of them different.
-    tables=[Table("big", rows=101, dim=4, state_bytes=36, looked=2.0, distinct=1.0)],
+    tables=[TableLoad("big", rows=101, dim=4, state_bytes=36, looked=2.0, distinct=1.0)],
     batch=20,
     copied_bytes=1000,
     copied_state_bytes=2000,

@@ -32,7 +32,7 @@ _CATEGORICAL, _DENSE, _LABEL, _EFFECT, _LATENT, _SHAPE = range(6)
 
 
 @dataclass(frozen=True)
-class Rows:
+class PlantedRows:
     """n rows.
 
     ids:         int32 [26, n], 0 is the most frequent id of a field, -1 is missing
@@ -88,7 +88,7 @@ class PlantedModel:
         # Negative row numbers: the pilot rows are none of the data's.
         self.scale, self.bias = _calibrate(self.rows(-_PILOT_ROWS, 0).logit.astype(np.float64))
 
-    def rows(self, start: int, stop: int) -> Rows:
+    def rows(self, start: int, stop: int) -> PlantedRows:
         """Rows ``start`` to ``stop - 1``, the same whatever ranges are asked for."""
         numbers = np.arange(start, stop).astype(np.uint64)
         ids = np.empty((len(self.cardinalities), stop - start), dtype=np.int32)
@@ -105,7 +105,7 @@ class PlantedModel:
         logit *= np.float32(self.scale)
         logit += np.float32(self.bias)
         chance = uniform(stream(stream_key(self._seed, _LABEL), numbers))
-        return Rows(ids, dense, logit, (chance < sigmoid(logit)).astype(np.uint8))
+        return PlantedRows(ids, dense, logit, (chance < sigmoid(logit)).astype(np.uint8))
 
     def _draw_ids(self, f: int, numbers: np.ndarray, out: np.ndarray) -> None:
         """Inverse of the distribution function of x^-zipf on [1, n + 1), rounded down; one uniform says missing too."""

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from recsys_emb.data.schema import CategoricalField
 from recsys_emb.data.sources._fields import Ratios
-from recsys_emb.data.sources._planted import CHUNK_ROWS, PlantedModel, Rows
+from recsys_emb.data.sources._planted import CHUNK_ROWS, PlantedModel, PlantedRows
 from recsys_emb.data.sources._splits import OrderSplit, RandomSplit
 from recsys_emb.data.sources.base import Block, DenseColumn, RawFields, Source, SourceOptions, register
 from recsys_emb.data.store import SPLITS
@@ -126,7 +126,7 @@ class TrueScore:
         return {"auc": auc, "logloss": self._loss / self._rows, "auc_error": 0.0 if self._exact else tied / pairs}
 
 
-def _frame(rows: Rows) -> pl.DataFrame:
+def _frame(rows: PlantedRows) -> pl.DataFrame:
     columns = {f"C{f + 1}": pa.array(ids, mask=ids < 0) for f, ids in enumerate(rows.ids)}
     columns |= {f"I{j + 1}": pa.array(values, mask=np.isnan(values)) for j, values in enumerate(rows.dense)}
     frame = pl.from_arrow(pa.table(columns))

@@ -169,7 +169,7 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
 
 
 @dataclass(frozen=True)
-class Block:
+class WidthBlock:
     """``ids`` ids of one table from ``begin`` on; ``popularity`` is relative to other blocks."""
 
     table: int
@@ -178,14 +178,16 @@ class Block:
     popularity: float
 
 
-def _with_widths(spec: GroupSpec, config: MixedDimConfig, blocks: list[Block], widths: list[int]) -> MixedDimConfig:
+def _with_widths(
+    spec: GroupSpec, config: MixedDimConfig, blocks: list[WidthBlock], widths: list[int]
+) -> MixedDimConfig:
     tables = range(len(spec.tables))
     starts = tuple(tuple(b.begin for b in blocks if b.table == t) for t in tables)
     of_table = tuple(tuple(w for b, w in zip(blocks, widths) if b.table == t) for t in tables)
     return config.model_copy(update={"starts": starts, "widths": of_table})
 
 
-def find_blocks(spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) -> list[Block]:
+def find_blocks(spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) -> list[WidthBlock]:
     """The tables, or ranges of their ids with about equal counts in sum."""
     unknown = [t.name for t in spec.tables if stats is None or t.name not in stats]
     general = [] if unknown or stats is None else [t.name for t in spec.tables if not falls_with_id(stats[t.name])]
@@ -193,7 +195,7 @@ def find_blocks(spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) ->
         reason = f"{unknown[0]!r} has no counts" if unknown else f"the counts of {general[0]!r} do not fall with the id"
         raise SettingError("options.by", f"popularity is impossible, {reason}; use size")
     if stats is None or config.by == "size" or unknown or general:
-        return [Block(i, 0, t.num_embeddings, 1 / t.num_embeddings) for i, t in enumerate(spec.tables)]
+        return [WidthBlock(i, 0, t.num_embeddings, 1 / t.num_embeddings) for i, t in enumerate(spec.tables)]
     blocks = []
     for i, table in enumerate(spec.tables):
         traffic = np.cumsum(stats[table.name], dtype=np.float64)
@@ -202,12 +204,12 @@ def find_blocks(spec: GroupSpec, config: MixedDimConfig, stats: Stats | None) ->
         for begin, end in zip(begins, [*begins[1:], table.num_embeddings]):
             count = traffic[end - 1] - (traffic[begin - 1] if begin else 0)
             # Rows are looked up in serving too, so a block that training never saw still counts a little.
-            blocks.append(Block(i, begin, end - begin, max(float(count), 1.0) / (end - begin)))
+            blocks.append(WidthBlock(i, begin, end - begin, max(float(count), 1.0) / (end - begin)))
     return blocks
 
 
 def widths_for(
-    blocks: list[Block], spec: GroupSpec, config: MixedDimConfig, alpha: float, most: int | None = None
+    blocks: list[WidthBlock], spec: GroupSpec, config: MixedDimConfig, alpha: float, most: int | None = None
 ) -> list[int]:
     """Columns of each block: ``most`` (D) for the most popular, falling with popularity^alpha; at least 1."""
     dim = spec.embedding_dim
@@ -221,11 +223,11 @@ def _power_of_two(x: float) -> int:
     return int(2 ** round(math.log2(max(x, 1))))
 
 
-def total_floats(blocks: list[Block], widths: list[int], spec: GroupSpec) -> int:
+def total_floats(blocks: list[WidthBlock], widths: list[int], spec: GroupSpec) -> int:
     return sum(projected_floats(b.ids, w, spec.embedding_dim) for b, w in zip(blocks, widths))
 
 
-def solve(blocks: list[Block], spec: GroupSpec, config: MixedDimConfig, floats: int) -> list[int]:
+def solve(blocks: list[WidthBlock], spec: GroupSpec, config: MixedDimConfig, floats: int) -> list[int]:
     """Widths of the smallest alpha that fits, then one step wider from the most popular block on, as there is room."""
 
     def widths(alpha: float, most: int) -> list[int]:
@@ -245,7 +247,7 @@ def solve(blocks: list[Block], spec: GroupSpec, config: MixedDimConfig, floats: 
 
 
 def _spend_rest(
-    blocks: list[Block], widths: list[int], spec: GroupSpec, config: MixedDimConfig, left: int
+    blocks: list[WidthBlock], widths: list[int], spec: GroupSpec, config: MixedDimConfig, left: int
 ) -> list[int]:
     dim = spec.embedding_dim
     wider: Callable[[int], int] = (lambda w: 2 * w) if config.round_to_power_of_two else (lambda w: w + 1)
