@@ -57,6 +57,10 @@ class Peer:
         """How long the session's method ``what`` takes when called with ``n``."""
         return self._ask({"do": what, "n": n})["seconds"]
 
+    def step_gflop(self) -> float:
+        """10^9 floating-point operations of the products of a training step."""
+        return float(self._ask({"do": "gflop", "n": 1})["result"])
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         process = self._process
         assert process.stdin is not None

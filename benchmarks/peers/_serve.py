@@ -1,7 +1,7 @@
 """A peer's side of a benchmark: requests as JSON lines on standard input, seconds as JSON lines on standard output.
 
 The first line is the settings, from which a session is made (``benchmarks/_peer.py``). After it, ``{"do": "train", "n":
-5}`` times ``session.train(5)``.
+5}`` times ``session.train(5)`` and says what it returned.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def train_gflop(session: Any, batches: int) -> float:
+    """10^9 multiplications and additions of the products of so many training steps."""
+    with FlopCounterMode(display=False) as counter:
+        session.train(batches)
+    return counter.get_total_flops() / 1e9
 
 
 def serve(open_session: Callable[[dict[str, Any]], Any]) -> None:
@@ -27,7 +37,7 @@ def serve(open_session: Callable[[dict[str, Any]], Any]) -> None:
     answer({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
-        work = getattr(session, request["do"])
+        work = partial(train_gflop, session) if request["do"] == "gflop" else getattr(session, request["do"])
         begin = time.perf_counter()
-        work(request["n"])
-        answer({"seconds": time.perf_counter() - begin})
+        result = work(request["n"])
+        answer({"seconds": time.perf_counter() - begin, "result": result})
