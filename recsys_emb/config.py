@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from recsys_emb.data.fingerprints import DEFAULT_BITS, MOST_BITS
 from recsys_emb.embeddings.base import BackendConfig, Role, backend_registry
 from recsys_emb.embeddings.budget import backend_config
 from recsys_emb.embeddings.posttraining import posttraining_options
@@ -130,6 +131,12 @@ class CompactConfig(_Section):
         default_factory=BackendConfig, description="the method's own options"
     )
     finetune: FinetuneConfig | None = Field(None, description="train the compressed form on")
+    vocabulary: Literal["exact", "fingerprint"] = Field(
+        "exact", description="of the artifact: the raw values; or no values, a few bits of each value's hash"
+    )
+    fingerprint_bits: int = Field(
+        DEFAULT_BITS, ge=1, le=MOST_BITS, description="f: 1 in 2^f unknown values is taken for a known one"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -215,10 +222,16 @@ def parse_options(texts: Sequence[str], option: str = "--option") -> dict[str, A
 
 
 def parse_compact(
-    method: str, budget: Budget, options: Mapping[str, Any], finetune: Mapping[str, Any]
+    method: str,
+    budget: Budget,
+    options: Mapping[str, Any],
+    finetune: Mapping[str, Any],
+    vocabulary: str = "exact",
+    fingerprint_bits: int = DEFAULT_BITS,
 ) -> CompactConfig:
     """The ``compact`` section that a command's options describe. Raises UserError in one line."""
     tree = {"method": method, "budget": budget, "options": options, "finetune": finetune}
+    tree |= {"vocabulary": vocabulary, "fingerprint_bits": fingerprint_bits}
     try:
         return CompactConfig.model_validate(tree)
     except ValidationError as error:

@@ -44,6 +44,8 @@ def artifact_table(report: Mapping[str, Any], folder: Path) -> Table:
         table.add_row("[bold red]larger than the run's own[/]", smaller)
     table.add_row("rest of the model", human_bytes(report["dense_bytes"]))
     table.add_row("vocabularies", human_bytes(report["vocabulary_bytes"]))
+    if (taken := report.get("taken_for_known")) is not None:
+        table.add_row("unknown values taken for known ones", f"{taken:.2%}")
     table.add_row("in all", human_bytes(report["served_bytes"]))
     main = main_metric_in(report)
     if report[main.key] is not None:

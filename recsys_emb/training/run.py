@@ -219,7 +219,7 @@ def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcome
         "bayes_auc": dataset.bayes.get("test", {}).get("auc"),
         "bayes_logloss": dataset.bayes.get("test", {}).get("logloss"),
         **embedding_figures(model.embedding.backend),
-        **served_figures(model.embedding.backend, model, dataset),
+        **served_figures(model.embedding.backend, model, dataset.manifest.get("vocabulary_bytes")),
         "budget": config.embedding.budget if made is None else made.budget,
         "training_bytes": max(o.training_bytes for o in outcomes),
         "samples_per_second": sum(o.samples for o in trainings) / max(sum(o.step_seconds for o in trainings), 1e-9),
@@ -254,10 +254,9 @@ def embedding_figures(backend: EmbeddingBackend[Any]) -> dict[str, Any]:
     }
 
 
-def served_figures(backend: EmbeddingBackend[Any], model: CTRModel, dataset: EncodedDataset) -> dict[str, Any]:
+def served_figures(backend: EmbeddingBackend[Any], model: CTRModel, vocabulary: int | None) -> dict[str, Any]:
     """The bytes of the parts of an artifact, and of all: embeddings, the rest of the model, vocabularies."""
     dense = sum(tensor.nbytes for tensor in model.dense_state().values())
-    vocabulary = dataset.manifest.get("vocabulary_bytes")
     served = backend.serving_bytes() + dense + (vocabulary or 0)
     return {"dense_bytes": dense, "vocabulary_bytes": vocabulary, "served_bytes": served}
 
