@@ -248,7 +248,10 @@ def compact(
         str | None, typer.Option(help="Post-training method (`recsys-emb backends` lists them). Default: none.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Memory for the method's result: a ratio such as 0.1, or bytes such as 20MB.")
+        str | None,
+        typer.Option(
+            help="Of the method's result: a ratio such as 0.1, or bytes such as 20MB; total=20MB: of all served."
+        ),
     ] = None,
     option: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Option of the method; repeatable.")] = [],  # noqa: B006  typer copies it
     finetune: Annotated[

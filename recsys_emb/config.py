@@ -27,13 +27,13 @@ from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import read_yaml
 from recsys_emb.key_value import place
 from recsys_emb.models.base import ModelConfig, model_registry
-from recsys_emb.sizes import Budget, budget_bytes
+from recsys_emb.sizes import Budget, parse_budget
 from recsys_emb.validation import explain
 
 
 def _a_size(budget: Any) -> Any:
-    if isinstance(budget, (int, float, str)):  # before pydantic makes 1.0 of true
-        budget_bytes(budget, 1)
+    if isinstance(budget, (int, float, str, Mapping)):  # before pydantic makes 1.0 of true
+        return parse_budget(budget)
     return budget
 
 
@@ -55,7 +55,11 @@ class EmbeddingConfig(_Section):
     """Which embedding method, and how much memory it may take when served."""
 
     backend: str = Field("full", description="one of `recsys-emb backends`")
-    budget: GivenBudget = Field(None, description="a ratio such as 0.1 or bytes such as 20MB; absent: unbounded")
+    budget: GivenBudget = Field(
+        None,
+        description="a ratio such as 0.1, bytes such as 20MB, or {total: 20MB} with vocabularies and network; absent: "
+        "unbounded",
+    )
     init_std: float = Field(0.01, gt=0, description="standard deviation of a vector's initial values")
     options: SerializeAsAny[BackendConfig] = Field(
         default_factory=BackendConfig, description="the backend's own options"
@@ -126,7 +130,9 @@ class CompactConfig(_Section):
     """What becomes of the embedding after training."""
 
     method: str = Field(description="a post-training method of `recsys-emb backends`")
-    budget: GivenBudget = Field(None, description="a ratio such as 0.02 or bytes such as 20MB")
+    budget: GivenBudget = Field(
+        None, description="a ratio such as 0.02, bytes such as 20MB, or {total: 20MB} with vocabularies and network"
+    )
     options: SerializeAsAny[BackendConfig] = Field(
         default_factory=BackendConfig, description="the method's own options"
     )

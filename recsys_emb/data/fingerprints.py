@@ -17,6 +17,7 @@ would take 0.66 MB.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -216,6 +217,19 @@ def fingerprint_index(vocabulary: Path, served_as: np.ndarray, bits: int) -> Fin
 def most_bytes(size: int, bits: int = DEFAULT_BITS) -> int:
     """Bytes of an index of ``size`` ids, all with rows of their own; the file's header is in it."""
     return _HEADER + _bytes(size - 1, bits + (size - 1).bit_length())
+
+
+def planned_bytes(served_as: np.ndarray, bits: int = DEFAULT_BITS) -> int:
+    """Bytes of an index as ``FingerprintIndex.build`` makes it, hardly ever less.
+
+    Args:
+        served_as: int64 [ids], the least id that has the same row as each.
+        bits: of a fingerprint.
+    """
+    rows = served_as[1:]
+    kept = rows[rows != OOV_ID]
+    vetoes = (len(rows) - len(kept) + 1) / 2**bits
+    return _HEADER + _numbering(kept, bits).bytes + 8 * math.ceil(vetoes + 5 * math.sqrt(vetoes))
 
 
 _HEADER = 512

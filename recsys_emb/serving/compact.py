@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from recsys_emb.serving.vocabularies import (
     write_fingerprints,
     write_vocabularies,
 )
-from recsys_emb.sizes import Budget
+from recsys_emb.sizes import Budget, parse_budget, written_budget
 from recsys_emb.training import runtime
 from recsys_emb.training.metrics import Predictions, auc_change
 from recsys_emb.training.run import embedding_figures, restore, served_figures
@@ -50,6 +50,7 @@ from recsys_emb.training.run_dir import RunDir
 from recsys_emb.training.run_files import PREDICTIONS
 from recsys_emb.training.stage_runner import error_costs, predict_split
 from recsys_emb.training.task import task_of
+from recsys_emb.training.total_budget import Beside, beside, compressed_within
 
 
 def write_artifact(
@@ -69,7 +70,8 @@ def write_artifact(
         run: a finished run.
         out: the folder to make.
         method: a post-training method; None for the form that the run trained.
-        budget: bytes that the embedding may take: a ratio to the full tables, bytes, or a size such as ``"20MB"``.
+        budget: bytes that the embedding may take: a ratio to the full tables, bytes, or a size such as ``"20MB"``; of
+            the embedding, the vocabularies and the rest of the model together: ``TotalBudget("20MB")``.
         options: the method's own options.
         evaluate: measure on the test split, and by how much the logits differ from the run's (``logit_error``).
         data: where the run's dataset is now, or one that was prepared alike; absent: where it was in training.
@@ -92,16 +94,24 @@ def write_artifact(
     trained = run.report
     config = run.config
     form, bits = vocabulary_form(config, vocabulary, fingerprint_bits)
+    with settings_written_as("--{}".format):
+        budget = parse_budget(budget)
     dataset = run.open_dataset(data)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
     before = predict_split(model, dataset, "test", config, precision) if evaluate else None
 
     backend = model.eval().embedding.backend.compact()
-    backend = _compressed(backend, dataset, method, budget, options, partial(error_costs, model, dataset, config))
+    rest = partial(beside, config, dataset, backend.spec, bits if form == "fingerprint" else None)
+    costs = cache(partial(error_costs, model, dataset, config))
+    backend = _compressed(backend, dataset, method, budget, options, costs, rest)
     named: dict[str, Any] = {}  # without a method the form is the run's own, as its report names it
     if method is not None:
-        named = {"backend": f"{config.embedding.backend}+{method}", "method": method, "budget": budget}
+        named = {
+            "backend": f"{config.embedding.backend}+{method}",
+            "method": method,
+            "budget": written_budget(budget),
+        }
     with _building(out) as folder:
         checksums, taken = _write_files(folder, dataset, model, backend, form, bits)
         sizes = served_figures(backend, model, vocabulary_bytes(folder, dataset.schema, form))
@@ -117,7 +127,7 @@ def write_artifact(
                 options=dataset.manifest["options"],
                 dense=dataset.manifest["dense"],
             ),
-            compact={"method": method, "budget": budget, "options": dict(options or {}), **how},
+            compact={"method": method, "budget": written_budget(budget), "options": dict(options or {}), **how},
             vocabulary=form,
             served_bytes=sizes["served_bytes"],
             precision=precision,
@@ -162,6 +172,7 @@ def _compressed(
     budget: Budget,
     options: Mapping[str, Any] | None,
     costs: Callable[[], Sensitivity],
+    rest: Callable[[], Beside],
 ) -> EmbeddingBackend[Any]:
     if method is None:
         if budget is not None:
@@ -169,7 +180,7 @@ def _compressed(
         return backend
     stats = dataset.stats()
     with settings_written_as(lambda setting: f"--{setting}".replace("--options.", "--option ")):
-        return compress(backend, method, budget, stats, options, costs)
+        return compressed_within(budget, rest, lambda own: compress(backend, method, own, stats, options, costs))
 
 
 def _write_files(
