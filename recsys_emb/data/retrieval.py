@@ -24,6 +24,8 @@ WIDEST = 56
 """Bits of a number; with the 7 bits before its first they are in one word of 8 bytes."""
 LEAST_SEGMENT, LARGEST_SEGMENT = 4, 1 << 16  # four positions within one are cut out of 64 bits
 _ATTEMPTS = 64
+_FOLLOWING = np.arange(PLACES, dtype=np.uint64)[:, None]
+_SHIFTS = _FOLLOWING * np.uint64(16)
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,8 @@ class Retrieval:
 
     def get(self, keys: np.ndarray) -> np.ndarray:
         """uint64 numbers [n] of the uint64 ``keys`` [n]."""
-        found = np.zeros(len(keys), np.uint64)
-        if self.width:
-            for place in _places(keys, self.seed, self.segment, self.starts):
-                found ^= _unpack(self.packed, place, self.width)
-        return found
+        places = _places(keys, self.seed, self.segment, self.starts)
+        return np.bitwise_xor.reduce(_unpack(self.packed, places, self.width), axis=0)
 
 
 def shape(n: int, more: int = 0) -> tuple[int, int]:
@@ -91,28 +90,28 @@ def shape(n: int, more: int = 0) -> tuple[int, int]:
 
 
 def packed_bytes(segment: int, starts: int, width: int) -> int:
-    """Bytes of the places."""
-    return -(-(starts + PLACES - 1) * segment * width // 8)
+    """Bytes of the places, and 8 more, so that the word that each begins in is whole."""
+    return -(-(starts + PLACES - 1) * segment * width // 8) + 8
 
 
-def _places(keys: np.ndarray, seed: int, segment: int, starts: int) -> list[np.ndarray]:
-    """The four places of each key, int64 [n] each: one in each of four segments side by side."""
+def _places(keys: np.ndarray, seed: int, segment: int, starts: int) -> np.ndarray:
+    """The four places of each key, int64 [4, n]: one in each of four segments side by side."""
     with np.errstate(over="ignore"):
         mixed = splitmix64(keys ^ np.uint64((seed + 1) * GOLDEN % 2**64))
         within = splitmix64(mixed + np.uint64(GOLDEN))
-    first = (mixed >> np.uint64(32)) * np.uint64(starts) >> np.uint64(32)
-    places = []
-    for k in range(PLACES):
-        position = (within >> np.uint64(16 * k)) & np.uint64(segment - 1)
-        places.append(((first + np.uint64(k)) * np.uint64(segment) + position).astype(np.int64))
-    return places
+    first = ((mixed >> np.uint64(32)) * np.uint64(starts) >> np.uint64(32)) * np.uint64(segment)
+    places = within >> _SHIFTS
+    places &= np.uint64(segment - 1)
+    places += first
+    places += _FOLLOWING * np.uint64(segment)
+    return places.view(np.int64)
 
 
-def _peel(places: list[np.ndarray], size: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
+def _peel(places: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
     """Rounds of keys that go, int64, and the place that each has to itself; None where some never get one."""
     degree = np.zeros(size, np.int32)
     holders = np.zeros(size, np.int64)  # the sum of the keys at a place: the key, once there is one alone
-    keys = np.arange(len(places[0]))
+    keys = np.arange(places.shape[1])
     for place in places:
         degree += np.bincount(place, minlength=size).astype(np.int32)
         np.add.at(holders, place, keys)
@@ -132,7 +131,7 @@ def _peel(places: list[np.ndarray], size: int) -> list[tuple[np.ndarray, np.ndar
 
 
 def _assign(
-    places: list[np.ndarray], numbers: np.ndarray, rounds: list[tuple[np.ndarray, np.ndarray]], size: int
+    places: np.ndarray, numbers: np.ndarray, rounds: list[tuple[np.ndarray, np.ndarray]], size: int
 ) -> np.ndarray:
     """The places' contents, uint64 [size]: the last to go is set first."""
     table = np.zeros(size, np.uint64)
@@ -146,7 +145,7 @@ def _assign(
 
 def _pack(table: np.ndarray, width: int) -> np.ndarray:
     """The lowest ``width`` bits of each number, one after the other, the first bit first; uint8."""
-    out = np.zeros(-(-len(table) * width // 8), np.uint8)
+    out = np.zeros(-(-len(table) * width // 8) + 8, np.uint8)
     for start in range(0, len(table), 1 << 20):  # of whole bytes, since it is a multiple of 8
         part = table[start : start + (1 << 20)]
         bits = np.unpackbits(part.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")[:, :width]
@@ -157,11 +156,9 @@ def _pack(table: np.ndarray, width: int) -> np.ndarray:
 
 
 def _unpack(packed: np.ndarray, place: np.ndarray, width: int) -> np.ndarray:
-    """uint64 numbers at ``place``."""
+    """uint64 numbers at each ``place``."""
     first = place * width
-    byte = first >> 3
-    words = np.zeros(len(place), np.uint64)
-    for k in range(-(-(width + 7) // 8)):
-        at = np.minimum(byte + k, len(packed) - 1)  # beyond the end there is no bit of the number
-        words |= packed[at].astype(np.uint64) << np.uint64(8 * k)
-    return (words >> (first & 7).astype(np.uint64)) & np.uint64((1 << width) - 1)
+    words = np.ndarray(len(packed) - 7, dtype="<u8", buffer=packed, strides=(1,))[first >> 3]
+    words >>= (first & 7).view(np.uint64)
+    words &= np.uint64((1 << width) - 1)
+    return words

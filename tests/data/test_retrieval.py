@@ -63,7 +63,7 @@ def test_equal_keys_cannot_be_stored() -> None:
     "sizes", [(-1, 4, 1, 8), (0, 3, 1, 8), (0, 4, 0, 8), (0, 4, 1, 57), (0, 4, 1, 7), (0, 4, 2, 8), (0, 1 << 20, 1, 8)]
 )
 def test_sizes_that_cannot_be(sizes: tuple[int, int, int, int]) -> None:
-    packed = np.zeros(16, np.uint8)  # of 4 segments of 4 places of 8 bits
+    packed = np.zeros(16 + 8, np.uint8)  # of 4 segments of 4 places of 8 bits
     assert (Retrieval(0, 4, 1, 8, packed).get(np.arange(3, dtype=np.uint64)) == 0).all()
     with pytest.raises(ValueError, match="impossible sizes"):
         Retrieval(*sizes, packed)
