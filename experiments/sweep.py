@@ -168,7 +168,9 @@ def figures(point: Point) -> dict[str, Any]:
             return {"error": str(error)}
         if point.method != FULL:  # what is made of the full table needs its weights
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    return {key: made[key] for key in (*KEPT, "vocabulary_bytes", "trainings") if key in made}
+    parts = ("serving_bytes", "dense_bytes", "vocabulary_bytes")
+    kept = {key: made[key] for key in (*KEPT, *parts[1:], "trainings") if key in made}
+    return {**kept, "served_bytes": sum(made[key] for key in parts)}
 
 
 def trained(point: Point) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def write_tables() -> None:
             continue
         rows = [row for result in results for row in relative(result["rows"])]
         lines += ["", f"## {experiment}, seeds {', '.join(str(r['seed']) for r in results)}", ""]
-        lines += [*grid("test AUC", rows, auc_cell), "", *grid("MB: embeddings / with vocabularies", rows, bytes_cell)]
+        lines += [*grid("test AUC", rows, auc_cell), ""]
+        lines += grid("MB: embeddings / with vocabularies / and network", rows, bytes_cell)
         lines += ["", "Vocabularies count where the method needs the list of ids; hashing ones do without.", ""]
         for suffix, label in (("", None), ("-with-vocabularies", "Embeddings and the vocabularies that they need")):
             plot(f"{name}{suffix}", rows, label)
@@ -77,12 +78,13 @@ def auc_cell(rows: list[Row], seeds: int) -> str:
 
 
 def bytes_cell(rows: list[Row], seeds: int) -> str:
-    """Megabytes served, means over the seeds."""
+    """Megabytes served, means over the seeds; the last where all are known."""
     made = [r for r in rows if "auc" in r]
     if not made:
         return "out of reach" if rows else "-"
     alone, needed = (mean(r[key] for r in made) / MB for key in ("serving_bytes", "vocabulary_bytes"))
-    return f"{alone:.3f} / {alone + needed:.3f}"
+    served = [r.get("served_bytes") for r in made]
+    return f"{alone:.3f} / {alone + needed:.3f}" + ("" if None in served else f" / {mean(served) / MB:.3f}")
 
 
 def trials_table(trials: dict[str, list[Row]]) -> list[str]:

@@ -248,13 +248,23 @@ def compact(
         str | None, typer.Option(help="Post-training method (`recsys-emb backends` lists them). Default: none.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Memory for the method's result: a ratio such as 0.1, or bytes such as 20MB.")
+        str | None,
+        typer.Option(
+            help="Of the method's result: a ratio such as 0.1, or bytes such as 20MB; total=20MB: of all served."
+        ),
     ] = None,
     option: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Option of the method; repeatable.")] = [],  # noqa: B006  typer copies it
     finetune: Annotated[
         list[str],
         typer.Option(metavar="KEY=VALUE", help="Train the result on: epochs=4, learning_rate=3e-3, distil=1."),
     ] = [],  # noqa: B006  typer copies it
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(help="exact: raw values; fingerprint: a few bits of each value. Default: the run's, or exact."),
+    ] = None,
+    fingerprint_bits: Annotated[
+        int | None, typer.Option(help="f: 1 in 2^f unknown values is taken for a known one. Default: 8.")
+    ] = None,
     evaluate: Annotated[bool, typer.Option(help="Measure the artifact on the test split.")] = True,
     data: Annotated[Path | None, typer.Option(help="Where the run's dataset is now, if it was moved.")] = None,
     as_json: Json = False,
@@ -266,18 +276,20 @@ def compact(
     from recsys_emb.config import parse_compact, parse_options
     from recsys_emb.report import artifact_table
     from recsys_emb.serving import write_artifact
+    from recsys_emb.serving.vocabularies import vocabulary_form
     from recsys_emb.training.continuation import compacted_run
     from recsys_emb.training.run_dir import load_run
 
     options, trained = parse_options(option), load_run(run)
+    kept = vocabulary_form(trained.config, vocabulary, fingerprint_bits)
     if finetune:
         if method is None:
             raise UserError("--finetune: trains what a post-training method made; name one with --method")
-        made = parse_compact(method, budget, options, parse_options(finetune, "--finetune"))
+        made = parse_compact(method, budget, options, parse_options(finetune, "--finetune"), *kept)
         with stop_on_signals() as stop, _reporter(f"{method}, trained on", as_json) as reporter:
             trained = compacted_run(trained, out.with_name(f"{out.name}.run"), made, reporter, data, stop)
         method, budget, options = None, None, {}
-    report = write_artifact(trained, out, method, budget, options, evaluate, data)
+    report = write_artifact(trained, out, method, budget, options, evaluate, data, vocabulary, fingerprint_bits)
     if as_json:
         _print_json({"artifact": str(out), **report})
     else:

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from recsys_emb.data.fingerprints import DEFAULT_BITS, MOST_BITS
 from recsys_emb.embeddings.base import BackendConfig, Role, backend_registry
 from recsys_emb.embeddings.budget import backend_config
 from recsys_emb.embeddings.posttraining import posttraining_options
@@ -26,13 +27,13 @@ from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import read_yaml
 from recsys_emb.key_value import place
 from recsys_emb.models.base import ModelConfig, model_registry
-from recsys_emb.sizes import Budget, budget_bytes
+from recsys_emb.sizes import Budget, parse_budget
 from recsys_emb.validation import explain
 
 
 def _a_size(budget: Any) -> Any:
-    if isinstance(budget, (int, float, str)):  # before pydantic makes 1.0 of true
-        budget_bytes(budget, 1)
+    if isinstance(budget, (int, float, str, Mapping)):  # before pydantic makes 1.0 of true
+        return parse_budget(budget)
     return budget
 
 
@@ -54,7 +55,11 @@ class EmbeddingConfig(_Section):
     """Which embedding method, and how much memory it may take when served."""
 
     backend: str = Field("full", description="one of `recsys-emb backends`")
-    budget: GivenBudget = Field(None, description="a ratio such as 0.1 or bytes such as 20MB; absent: unbounded")
+    budget: GivenBudget = Field(
+        None,
+        description="a ratio such as 0.1, bytes such as 20MB, or {total: 20MB} with vocabularies and network; absent: "
+        "unbounded",
+    )
     init_std: float = Field(0.01, gt=0, description="standard deviation of a vector's initial values")
     options: SerializeAsAny[BackendConfig] = Field(
         default_factory=BackendConfig, description="the backend's own options"
@@ -125,11 +130,19 @@ class CompactConfig(_Section):
     """What becomes of the embedding after training."""
 
     method: str = Field(description="a post-training method of `recsys-emb backends`")
-    budget: GivenBudget = Field(None, description="a ratio such as 0.02 or bytes such as 20MB")
+    budget: GivenBudget = Field(
+        None, description="a ratio such as 0.02, bytes such as 20MB, or {total: 20MB} with vocabularies and network"
+    )
     options: SerializeAsAny[BackendConfig] = Field(
         default_factory=BackendConfig, description="the method's own options"
     )
     finetune: FinetuneConfig | None = Field(None, description="train the compressed form on")
+    vocabulary: Literal["exact", "fingerprint"] = Field(
+        "exact", description="of the artifact: the raw values; or no values, a few bits of each value's hash"
+    )
+    fingerprint_bits: int = Field(
+        DEFAULT_BITS, ge=1, le=MOST_BITS, description="f: 1 in 2^f unknown values is taken for a known one"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -215,10 +228,16 @@ def parse_options(texts: Sequence[str], option: str = "--option") -> dict[str, A
 
 
 def parse_compact(
-    method: str, budget: Budget, options: Mapping[str, Any], finetune: Mapping[str, Any]
+    method: str,
+    budget: Budget,
+    options: Mapping[str, Any],
+    finetune: Mapping[str, Any],
+    vocabulary: str = "exact",
+    fingerprint_bits: int = DEFAULT_BITS,
 ) -> CompactConfig:
     """The ``compact`` section that a command's options describe. Raises UserError in one line."""
     tree = {"method": method, "budget": budget, "options": options, "finetune": finetune}
+    tree |= {"vocabulary": vocabulary, "fingerprint_bits": fingerprint_bits}
     try:
         return CompactConfig.model_validate(tree)
     except ValidationError as error:

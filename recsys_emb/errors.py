@@ -57,13 +57,14 @@ class BudgetTooSmall(SettingError):
     """A memory budget that a method cannot meet.
 
     Attributes:
+        method: its name.
         min_bytes: what it needs at least.
     """
 
-    def __init__(self, method: str, budget: int, min_bytes: int) -> None:
-        problem = f"{method} cannot fit in {budget:,} bytes; the least it can reach is {min_bytes:,} bytes"
+    def __init__(self, method: str, budget: int, min_bytes: int, also: str = "") -> None:
+        problem = f"{method} cannot fit in {budget:,} bytes{also}; the least it can reach is {min_bytes:,} bytes"
         super().__init__("budget", problem)
-        self.min_bytes = min_bytes
+        self.method, self.min_bytes = method, min_bytes
 
 
 @contextmanager

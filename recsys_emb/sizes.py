@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from recsys_emb.errors import SettingError
 
 MB = 1_000_000
 
-Budget = float | int | str | None
+
+@dataclass(frozen=True)
+class TotalBudget:
+    """Bytes of all that is served: embeddings, vocabularies and the rest of the model; a number or such as "20MB"."""
+
+    total: int | str
+
+    @property
+    def bytes(self) -> int:
+        size = None if isinstance(self.total, float) else budget_bytes(self.total, 0)
+        if not size:
+            raise SettingError("budget", f"total: {self.total!r} is not a size; allowed: bytes such as 2000000 or 20MB")
+        return size
+
+
+Budget = float | int | str | TotalBudget | None
 
 _UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 _SIZE = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*")
 _COUNT = re.compile(r"\s*((?:\d[\d_]*\.?\d*|\.\d+)(?:[eE]\+?\d{1,2})?)\s*([kKmMgGbB]?)\s*")
 _TIMES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "b": 1000**3}
+_ALLOWED = "a ratio above 0 and up to 1 such as 0.1, or bytes such as 2000000 or 20MB"
 _WRITTEN = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -46,7 +65,9 @@ def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
     """
     if budget is None:
         return None
-    allowed = "a ratio above 0 and up to 1 such as 0.1, or bytes such as 2000000 or 20MB"
+    allowed = _ALLOWED
+    if isinstance(budget, TotalBudget):
+        raise SettingError("budget", f"a total needs vocabularies and a network, which are not known here; {allowed}")
     if isinstance(budget, str):
         match = _SIZE.fullmatch(budget)
         unit = match[2].upper() if match else ""
@@ -62,6 +83,30 @@ def budget_bytes(budget: Budget, full_bytes: int) -> int | None:
     if budget != int(budget):
         raise SettingError("budget", f"{budget!r} is above 1 and no whole number of bytes; allowed: {allowed}")
     return int(budget)
+
+
+def parse_budget(given: Any) -> Budget:
+    """A budget as users write it: as for ``budget_bytes``, or ``{total: 20MB}``, in a command ``total=20MB``.
+
+    Raises:
+        SettingError: anything else.
+    """
+    if isinstance(given, str) and given.startswith("total="):
+        given = {"total": given.removeprefix("total=")}
+    if isinstance(given, Mapping):
+        if given.keys() != {"total"} or type(given["total"]) not in (int, float, str):
+            raise SettingError("budget", f"{dict(given)!r} is no budget; allowed: {_ALLOWED}, or {{total: 20MB}}")
+        given = TotalBudget(given["total"])
+    if isinstance(given, TotalBudget):
+        _ = given.bytes
+    else:
+        budget_bytes(given, 1)
+    return given
+
+
+def written_budget(budget: Budget) -> Any:
+    """A budget for JSON, which ``parse_budget`` reads."""
+    return {"total": budget.total} if isinstance(budget, TotalBudget) else budget
 
 
 def parse_count(text: str) -> int | None:

@@ -1,9 +1,11 @@
 """Sizes as people read them."""
 
+from typing import Any
+
 import pytest
 
 from recsys_emb.errors import UserError
-from recsys_emb.sizes import budget_bytes, human_bytes, in_mb, parse_count
+from recsys_emb.sizes import TotalBudget, budget_bytes, human_bytes, in_mb, parse_budget, parse_count, written_budget
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,29 @@ def test_budget_in_bytes(budget: float | str | None, expected: int | None) -> No
 def test_a_bad_budget_says_what_is_allowed(budget: float | str) -> None:
     with pytest.raises(UserError, match=r"budget: .*allowed: a ratio above 0"):
         budget_bytes(budget, 1000)
+
+
+@pytest.mark.parametrize("given", [{"total": "20MB"}, {"total": 20_000_000}, "total=20MB", "total=2e7"])
+def test_a_budget_of_all_that_is_served(given: Any) -> None:
+    budget = parse_budget(given)
+    assert isinstance(budget, TotalBudget)
+    assert budget.bytes == 20_000_000
+    assert parse_budget(written_budget(budget)) == budget == parse_budget(budget)
+    with pytest.raises(UserError, match="budget: a total needs vocabularies and a network, which are not known here"):
+        budget_bytes(budget, 1000)
+
+
+@pytest.mark.parametrize("given", [0.1, "20MB", 2000, None])
+def test_other_budgets_stay_as_they_are(given: Any) -> None:
+    assert parse_budget(given) == given == written_budget(given)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"totl": 1}, {"total": 0}, {"total": 0.5}, {"total": True}, {"total": "x"}, {"total": []}, "total="]
+)
+def test_a_bad_total_says_what_is_allowed(given: Any) -> None:
+    with pytest.raises(UserError, match=r"budget: .*allowed: "):
+        parse_budget(given)
 
 
 @pytest.mark.parametrize(

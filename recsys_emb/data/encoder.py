@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,10 @@ from recsys_emb.data.column_types import check_type
 from recsys_emb.data.dense import FittedDense, read_numbers, standardise, transform
 from recsys_emb.data.frame import check_fields
 from recsys_emb.data.lists import check_aligned, flatten
-from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.data.schema import HASHED_IDS, CategoricalField, DatasetSchema
 from recsys_emb.data.store import Jagged, Split, open_dataset
 from recsys_emb.data.values import canonical, distinct_codes
-from recsys_emb.data.vocabulary import ValueIndex
+from recsys_emb.data.vocabulary import Index, ValueIndex
 from recsys_emb.errors import UserError
 
 
@@ -29,7 +29,7 @@ class Encoder:
         indexes: an index per vocabulary.
     """
 
-    def __init__(self, schema: DatasetSchema, dense: Sequence[FittedDense], indexes: dict[str, ValueIndex]) -> None:
+    def __init__(self, schema: DatasetSchema, dense: Sequence[FittedDense], indexes: Mapping[str, Index]) -> None:
         self.schema = schema
         self._dense = dense
         self._indexes = indexes
@@ -85,6 +85,17 @@ class Encoder:
             ids=torch.from_numpy(ids),
             jagged=jagged,
         )
+
+    @property
+    def tells_unknown(self) -> list[str]:
+        """The fields whose id 0 means that training has not seen the value."""
+        return [f.name for f in self.schema.embedded if self._indexes[f.vocabulary].tells_unknown]
+
+    def keys(self, field: CategoricalField, frame: pl.DataFrame) -> np.ndarray:
+        """int64 [n]: 63-bit hashes of a single-valued field's values, known or not, whatever their ids are."""
+        distinct, codes = distinct_codes(canonical(frame[field.name]))
+        hashed = ValueIndex(None, HASHED_IDS, self._indexes[field.vocabulary].integers)
+        return hashed.ids(distinct)[codes]
 
     def _numbers(self, frame: pl.DataFrame) -> np.ndarray:
         """float64 [n, Nd] of the dense fields, transformed, NaN where missing."""

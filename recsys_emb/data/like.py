@@ -35,6 +35,7 @@ class _Artifact(BaseModel):
     """What is read of ``artifact.json``, which holds more."""
 
     fields: DatasetSchema = Field(alias="schema")
+    vocabulary: str = "exact"
     rows: RawRows
     checksums: dict[str, str]
 
@@ -81,9 +82,14 @@ class Reference:
 
 
 def open_reference(path: Path) -> Reference:
-    """A prepared dataset or an artifact. Raises UserError when the folder is neither, or damaged."""
+    """A prepared dataset or an artifact. UserError when the folder is neither, damaged, or without raw values."""
     if (path / ARTIFACT_MANIFEST).is_file():
         known = read_json_as(path / ARTIFACT_MANIFEST, _Artifact)
+        if known.vocabulary != "exact":
+            raise UserError(
+                f"--like {path}: holds fingerprints of values, not the values (compact --vocabulary fingerprint); name "
+                "its dataset, or an artifact with --vocabulary exact"
+            )
         dumped = [d.model_dump(mode="json") for d in known.rows.dense]
         return Reference(path, known.rows, Encoding(known.fields, dumped, known.checksums))
     if not (path / "dataset.json").is_file():

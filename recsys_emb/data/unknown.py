@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -14,11 +14,16 @@ WARN_FROM = 0.5
 
 
 class UnknownValues:
-    """Counts the values of each field that have no id of their own, split by split of encoded rows."""
+    """Counts the values of each field that have no id of their own, split by split of encoded rows.
 
-    def __init__(self, schema: DatasetSchema) -> None:
+    Args:
+        schema: the rows' fields.
+        fields: those to count, whose id 0 means that a value is unknown; all when absent.
+    """
+
+    def __init__(self, schema: DatasetSchema, fields: Collection[str] | None = None) -> None:
         self._schema = schema
-        self._unknown = dict.fromkeys((f.name for f in schema.embedded), 0)
+        self._unknown = {f.name: 0 for f in schema.embedded if fields is None or f.name in fields}
         self._all = dict(self._unknown)
 
     def add(self, split: Split) -> None:
@@ -30,12 +35,14 @@ class UnknownValues:
             self._count(name, jagged.values.numpy())
 
     def _count(self, field: str, ids: np.ndarray) -> None:
+        if field not in self._all:
+            return
         self._unknown[field] += len(ids) - int(np.count_nonzero(ids != OOV_ID))
         self._all[field] += len(ids)
 
     @property
     def shares(self) -> dict[str, float] | None:
-        """``unknown_share``: by field with a vocabulary, 0 where there are no values; None where ids are hashes."""
+        """``unknown_share``: by field that is counted, 0 where there are no values; None where ids are hashes."""
         if self._schema.ids == "hash64":
             return None
         return {name: unknown / max(self._all[name], 1) for name, unknown in self._unknown.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import polars as pl
@@ -144,6 +144,28 @@ def write_vocabulary(path: Path, values: pa.Array) -> int:
     return path.stat().st_size
 
 
+def read_values(path: Path, size: int) -> pl.Series:
+    """The raw values of a file of ``write_vocabulary``: that of id i + 1 at position i.
+
+    Args:
+        path: the file.
+        size: ids that there are, id 0 included.
+
+    Raises:
+        UserError: the file is missing or damaged, or has other than ``size - 1`` values.
+    """
+    try:
+        values = _read_values(path)
+    except _DAMAGES as error:
+        raise UserError(f"{path}: damaged vocabulary ({one_line(error)})") from None
+    if len(values) != size - 1:
+        raise UserError(f"{path}: {len(values)} values, the schema says {size - 1}")
+    return values
+
+
+_DAMAGES = (pa.ArrowException, pl.exceptions.PolarsError, OSError, KeyError, ValueError, MemoryError)
+
+
 def _read_values(path: Path) -> pl.Series:
     with pa.memory_map(str(path)) as mapped, pa.ipc.open_file(mapped) as reader:
         column = reader.read_all().column("value")
@@ -151,6 +173,21 @@ def _read_values(path: Path) -> pl.Series:
             raise pa.ArrowTypeError(f"values of type {column.type}")
         column.validate(full=True)  # on lengths or text that cannot be, polars panics
         return pl.Series(column)
+
+
+class Index(Protocol):
+    """From raw values to ids."""
+
+    @property
+    def integers(self) -> bool | None:
+        """Whether the values are integers, texts otherwise; None where that is not known."""
+
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether id 0 means that training has not seen a value."""
+
+    def ids(self, values: pa.Array) -> np.ndarray:
+        """Ids [n] of canonical values."""
 
 
 class ValueIndex:
@@ -173,13 +210,11 @@ class ValueIndex:
         self.integers = integers
         if path is None:
             return
+        values = read_values(path, size)
         try:
-            values = _read_values(path)
             self._index(values)
-        except (pa.ArrowException, pl.exceptions.PolarsError, OSError, KeyError, ValueError, MemoryError) as error:
+        except _DAMAGES as error:
             raise UserError(f"{path}: damaged vocabulary ({one_line(error)})") from None
-        if len(values) != size - 1:
-            raise UserError(f"{path}: {len(values)} values, the schema says {size - 1}")
 
     def _index(self, values: pl.Series) -> None:
         self.integers = values.dtype.is_integer()
@@ -194,6 +229,10 @@ class ValueIndex:
         else:
             self._enum = pl.Enum(known["value"])
         self._known_ids = np.concatenate([known["id"].to_numpy().astype(np.int32), np.zeros(1, np.int32)])
+
+    @property
+    def tells_unknown(self) -> bool:
+        return not self._hashed
 
     def ids(self, values: pa.Array) -> np.ndarray:
         """Ids [n] of canonical values, int32 or int64 of hashes; 0 for values that are not in the vocabulary.

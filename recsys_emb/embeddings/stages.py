@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from recsys_emb.sizes import Budget
+
 
 @dataclass(frozen=True)
 class InitFrom:
@@ -89,7 +91,7 @@ class Compact:
     name: str = "compact"
     init: InitFrom = InitFrom()
     method: str | None = None
-    budget: float | int | str | None = None
+    budget: Budget = None
     options: Any = None
     trainable: bool = False
 

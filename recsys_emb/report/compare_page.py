@@ -24,12 +24,12 @@ _SETTING_COLUMNS = 6
 
 def write_compare_page(rows: Sequence[Report], path: Path, base: Report | None) -> None:
     """Writes the page, and the plot of AUC against memory beside it as PNG. OSError where it cannot."""
-    ax = _by_dataset(rows)
+    ax = _by_dataset(rows, "serving_bytes")
     page = html.page(
         "Embedding memory and AUC",
         f"{subject(rows)}: {counts(rows)}. {datasets_note(rows)}",
         _differences(rows, path.parent),
-        html.section("Memory and AUC", html.figures(_memory(ax), _intervals(rows, base))),
+        html.section("Memory and AUC", html.figures(_memory(ax), _served(rows), _intervals(rows, base))),
         html.section("Quality", _figures(QUALITY, rows), note=_quality_note(rows, base)),
         html.section("Size and speed", _figures(COST, rows), note=SIZES_NOTE),
     )
@@ -40,12 +40,12 @@ def write_compare_page(rows: Sequence[Report], path: Path, base: Report | None) 
 # -- plots ------------------------------------------------------------------------------------------------------------
 
 
-def _by_dataset(rows: Sequence[Report]) -> Axes:
+def _by_dataset(rows: Sequence[Report], size: str) -> Axes:
     named = datasets(rows)
     of = [[row for row in rows if row["dataset"] == dataset] for dataset in named]
     axes = new_axes(len(named), height=sum(map(plots.memory_auc_height, of)))
     for ax, dataset, members in zip(axes, named, of):
-        plots.memory_auc(members, ax)
+        plots.memory_auc(members, ax, size)
         if len(named) > 1:
             ax.set_title(dataset, fontsize=10, parse_math=False)
     return axes[0]
@@ -55,6 +55,14 @@ def _memory(ax: Axes) -> str:
     drawn = svg(ax, "Test AUC against serving size")
     joined = "Lines join the budgets of one method; bars are one standard deviation over seeds."
     return html.figure(drawn, f"Test AUC against the size of the embeddings when served. {joined}")
+
+
+def _served(rows: Sequence[Report]) -> str:
+    """The same with vocabularies and network, where every row says how large they are."""
+    if any(row["served_bytes"] is None for row in rows):
+        return ""
+    drawn = svg(_by_dataset(rows, "served_bytes"), "Test AUC against the size of all that is served")
+    return html.figure(drawn, "The same with what an artifact holds beside embeddings: vocabularies and the network.")
 
 
 def _intervals(rows: Sequence[Report], base: Report | None) -> str:

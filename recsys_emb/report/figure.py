@@ -106,9 +106,9 @@ def log_axis(ax: Axes, values: Sequence[float]) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def megabytes(row: Mapping[str, Any]) -> float:
-    """The serving size of a row, at least a byte: a log axis has no 0."""
-    return max(row["serving_bytes"], 1) / MB
+def megabytes(row: Mapping[str, Any], key: str = "serving_bytes") -> float:
+    """A size of a row, at least a byte: a log axis has no 0."""
+    return max(row[key], 1) / MB
 
 
 def plain(text: str) -> str:

@@ -33,20 +33,27 @@ from recsys_emb.report.intervals import Z95, half_width
 from recsys_emb.report.quality import Bin
 from recsys_emb.sizes import MB, human_bytes
 
+_SIZES = {
+    "serving_bytes": "Serving size of the embeddings",
+    "served_bytes": "Size of embeddings, vocabularies and network",
+}
+"""What the sizes of a run are called on an axis."""
 SHOWN_TABLES = 40
 """Tables in the plot of bytes; the smallest others are one bar."""
 SHOWN_RUNS = 40
 """Runs in the plot of intervals, the best first."""
 
 
-def memory_auc(rows: Rows, ax: Axes | None = None) -> Axes:
-    """Test AUC against serving size (MB, log axis), bars of one standard deviation over seeds.
+def memory_auc(rows: Rows, ax: Axes | None = None, size: str = "serving_bytes") -> Axes:
+    """Test AUC against size (MB, log axis), bars of one standard deviation over seeds.
 
     A line joins runs of one model, backend and settings that differ by their budgets. A backend with its settings has
     its own colour and marker, whatever the model; a model has its dashes and filling.
 
     Args:
         rows: of ``load_reports``, ``group_by_seed`` or ``runs_frame``; they should be of one dataset.
+        ax: where to draw.
+        size: ``serving_bytes`` of the embeddings, or ``served_bytes``: vocabularies and network, too.
     """
     rows = records(rows)
     series: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
@@ -58,10 +65,10 @@ def memory_auc(rows: Rows, ax: Axes | None = None) -> Axes:
         methods = sorted({method for _, method in series})
         handles = {}
         for (model, method), members in sorted(series.items()):
-            members = sorted(members, key=megabytes)
+            members = sorted(members, key=lambda row: row[size])
             own, other = methods.index(method), models.index(model)
             bars = ax.errorbar(
-                [megabytes(row) for row in members],
+                [megabytes(row, size) for row in members],
                 [row["auc"] for row in members],
                 yerr=[row.get("auc_std") or math.nan for row in members],  # NaN draws no bar
                 color=COLOURS[own % len(COLOURS)],
@@ -74,9 +81,9 @@ def memory_auc(rows: Rows, ax: Axes | None = None) -> Axes:
                 capsize=2.5,
             )
             handles[f"{model} / {method}" if len(models) > 1 else method] = bars.lines[0]
-        sizes = [megabytes(row) for row in rows] or [1.0]
+        sizes = [megabytes(row, size) for row in rows] or [1.0]
         log_axis(ax, sizes)
-        ax.set_xlabel("Serving size of the embeddings (MB, log scale)")
+        ax.set_xlabel(f"{_SIZES[size]} (MB, log scale)")
         auc_axes(ax, y="Test AUC")
         if handles:
             ax.legend(

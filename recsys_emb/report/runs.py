@@ -13,7 +13,7 @@ from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, read_yaml
 from recsys_emb.report.differences import differing, in_words, settings_of
 from recsys_emb.report.intervals import error_of_mean
-from recsys_emb.sizes import budget_bytes
+from recsys_emb.sizes import TotalBudget, budget_bytes, parse_budget
 from recsys_emb.training.main_metric import main_metric_in
 from recsys_emb.training.run_files import how_to_continue
 
@@ -92,7 +92,8 @@ def group_by_seed(reports: Sequence[Report]) -> list[Report]:
     A row is a report whose figures are means, with ``<key>_std`` (sample standard deviation, None for one run) and
 
     - ``n``, ``seeds``, ``runs`` (folder names), ``paths``;
-    - ``budget_bytes``: what the embeddings were allowed to take, None for anything;
+    - ``budget_bytes``: what the embeddings were allowed to take (with vocabularies and network, where
+      ``budget.total`` says so), None for anything;
     - ``settings``: by what the row differs from others of its model and backend, but for the budget, in words;
     - ``auc_error`` and ``auc_change_error``: standard errors of the means, see ``intervals.py``.
     """
@@ -135,7 +136,8 @@ def _mean_row(members: list[Report]) -> Report:
 def _budget_bytes(report: Report) -> int | None:
     compact = report["config"].get("compact") or {}
     given = (compact if compact.get("method") else report["config"].get("embedding") or {}).get("budget")
-    return budget_bytes(given, report.get("full_bytes") or 0)
+    budget = parse_budget(given)
+    return budget.bytes if isinstance(budget, TotalBudget) else budget_bytes(budget, report.get("full_bytes") or 0)
 
 
 def _name_settings(rows: Sequence[Report]) -> None:

@@ -27,6 +27,7 @@ def run_table(report: Mapping[str, Any], folder: Path) -> Table:
     table.add_row("normalised entropy", f"{report['ne']:.5f}")
     table.add_row("calibration", f"{report['calibration']:.4f}")
     table.add_row("embeddings, served", embedding_size(report))
+    table.add_row("with vocabularies and network", human_bytes(report["served_bytes"]))
     table.add_row("training state", human_bytes(report["training_bytes"]))
     table.add_row("peak memory", human_bytes(report["peak_rss_bytes"]))
     table.add_row("training", f"{report['train_seconds']:.1f} s, {report['samples_per_second']:,.0f} rows/s")
@@ -43,6 +44,9 @@ def artifact_table(report: Mapping[str, Any], folder: Path) -> Table:
         table.add_row("[bold red]larger than the run's own[/]", smaller)
     table.add_row("rest of the model", human_bytes(report["dense_bytes"]))
     table.add_row("vocabularies", human_bytes(report["vocabulary_bytes"]))
+    if (taken := report.get("taken_for_known")) is not None:
+        table.add_row("unknown values taken for known ones", f"{taken:.2%}")
+    table.add_row("in all", human_bytes(report["served_bytes"]))
     main = main_metric_in(report)
     if report[main.key] is not None:
         error = report["logit_error"]

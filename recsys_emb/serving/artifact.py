@@ -4,7 +4,8 @@ ARTIFACT/
   embedding.safetensors     the arrays of the serving form: all that ``serving_bytes`` counts
   dense.safetensors         the rest of the model
   artifact.json             what it is: fields, config, form of the embedding, how raw rows are encoded, checksums
-  vocabularies/NAME.arrow   raw values by id; ``vocabulary_bytes`` (absent for hash64 ids)
+  vocabularies/NAME.arrow   raw values by id; ``vocabulary_bytes`` (absent for hash64 ids); or else
+  fingerprints/NAME.safetensors  fingerprints of them (data/fingerprints.py)
   report.json               the figures, under the keys of a run's report
 
 Nothing is unpickled, and no path is taken from a file.
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,13 @@ from recsys_emb.data.frame import to_frame
 from recsys_emb.data.like import ARTIFACT_MANIFEST, RawRows
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import Split
-from recsys_emb.data.vocabulary import ValueIndex
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.forms import Form
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line, read_json
 from recsys_emb.models.base import CTRModel, build_model, model_registry
+from recsys_emb.serving.vocabularies import VocabularyForm, open_indexes, vocabulary_files
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import load_tensors
 from recsys_emb.training.trainer import predict
@@ -57,7 +57,8 @@ class Manifest(_Strict):
     """``artifact.json``.
 
     ``compact`` is how the artifact was made (method, budget, options); ``precision`` what the dense part runs in;
-    ``checksums`` are BLAKE2b sums of every other file, the report aside.
+    ``served_bytes`` are those of embeddings, vocabularies and the rest of the model; ``checksums`` BLAKE2b sums of
+    every other file, the report aside, and of raw values whose fingerprints alone are there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -68,6 +69,8 @@ class Manifest(_Strict):
     embedding: Form
     rows: RawRows
     compact: dict[str, Any]
+    vocabulary: VocabularyForm = "exact"
+    served_bytes: int | None = None
     precision: str = Field(pattern="^(fp32|tf32|bf16)$")
     checksums: dict[str, str]
 
@@ -115,10 +118,7 @@ class Artifact:
     @cached_property
     def encoder(self) -> Encoder:
         """Raw rows -> the model's input. Holds the vocabularies in memory, so it is made on first use."""
-        files = [self.path / file for file in vocabulary_files(self.schema)]  # none where ids are hashes
-        of_files = zip_longest(self.schema.vocabularies.items(), files)
-        integers = self.schema.hashed_integers
-        indexes = {name: ValueIndex(file, size, integers.get(name)) for (name, size), file in of_files}
+        indexes = open_indexes(self.path, self.schema, self.manifest.vocabulary)
         return Encoder(self.schema, self.manifest.rows.dense, indexes)
 
     def logits(self, frame: Any, batch_size: int | None = None) -> np.ndarray:
@@ -164,7 +164,7 @@ def load_artifact(path: str | Path, device: str = "auto") -> Artifact:
     path = Path(path)
     manifest = _read_manifest(path)
     config = parse_config(manifest.config, source=f"{path / MANIFEST}: config")
-    for file in stored_files(manifest.fields):
+    for file in stored_files(manifest.fields, manifest.vocabulary):
         _check_file(path, file, manifest.checksums)
     backend = _build_backend(path, manifest, config)
     try:
@@ -177,16 +177,9 @@ def load_artifact(path: str | Path, device: str = "auto") -> Artifact:
     return Artifact(path, manifest, config, model.to(runtime.pick_device(device)).eval())
 
 
-def stored_files(schema: DatasetSchema) -> list[str]:
+def stored_files(schema: DatasetSchema, form: VocabularyForm) -> list[str]:
     """Relative paths of all files of an artifact beside ``artifact.json`` and the report."""
-    return [EMBEDDING, DENSE, *vocabulary_files(schema)]
-
-
-def vocabulary_files(schema: DatasetSchema) -> list[str]:
-    """Relative path of each vocabulary; none where ids are hashes. The schema has seen to it that names are plain."""
-    if schema.ids == "hash64":
-        return []
-    return [f"vocabularies/{name}.arrow" for name in schema.vocabularies]
+    return [EMBEDDING, DENSE, *vocabulary_files(schema, form).values()]
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,16 @@ from recsys_emb.serving.artifact import (
     dense_arrays,
     load_artifact,
     stored_files,
-    vocabulary_files,
 )
 from recsys_emb.serving.evaluate import logit_error
-from recsys_emb.sizes import Budget
+from recsys_emb.serving.vocabularies import (
+    VocabularyForm,
+    vocabulary_bytes,
+    vocabulary_form,
+    write_fingerprints,
+    write_vocabularies,
+)
+from recsys_emb.sizes import Budget, parse_budget, written_budget
 from recsys_emb.training import runtime
 from recsys_emb.training.metrics import Predictions, auc_change
 from recsys_emb.training.run import embedding_figures, restore, served_figures
@@ -44,6 +50,7 @@ from recsys_emb.training.run_dir import RunDir
 from recsys_emb.training.run_files import PREDICTIONS
 from recsys_emb.training.stage_runner import error_costs, predict_split
 from recsys_emb.training.task import task_of
+from recsys_emb.training.total_budget import Beside, beside, compressed_within
 
 
 def write_artifact(
@@ -54,6 +61,8 @@ def write_artifact(
     options: Mapping[str, Any] | None = None,
     evaluate: bool = True,
     data: Path | None = None,
+    vocabulary: str | None = None,
+    fingerprint_bits: int | None = None,
 ) -> dict[str, Any]:
     """Writes the artifact of a finished run; nothing is at ``out`` until all is done.
 
@@ -61,15 +70,19 @@ def write_artifact(
         run: a finished run.
         out: the folder to make.
         method: a post-training method; None for the form that the run trained.
-        budget: bytes that the embedding may take: a ratio to the full tables, bytes, or a size such as ``"20MB"``.
+        budget: bytes that the embedding may take: a ratio to the full tables, bytes, or a size such as ``"20MB"``; of
+            the embedding, the vocabularies and the rest of the model together: ``TotalBudget("20MB")``.
         options: the method's own options.
         evaluate: measure on the test split, and by how much the logits differ from the run's (``logit_error``).
         data: where the run's dataset is now, or one that was prepared alike; absent: where it was in training.
+        vocabulary: ``exact``, the raw values, or ``fingerprint``, no values (data/fingerprints.py); None for that of
+            the run's ``compact`` section, or ``exact``.
+        fingerprint_bits: f; 1 in 2^f unknown values is taken for a known one. None as above, or 8.
 
     Returns:
         The report: the keys of a run's report with the artifact's figures, ``method``, ``trained_serving_bytes`` (of
         the run's own form), ``logit_error``, and ``change_from_run``: that of the AUC, its standard error, and the
-        checksum of the run's stored predictions.
+        checksum of the run's stored predictions. ``taken_for_known``, measured, where there are fingerprints.
 
     Raises:
         UserError: ``out`` exists, the run is not finished, its dataset is gone, or the budget is out of reach.
@@ -80,17 +93,29 @@ def write_artifact(
         raise UserError("--option: options belong to a --method; name one")
     trained = run.report
     config = run.config
+    form, bits = vocabulary_form(config, vocabulary, fingerprint_bits)
+    with settings_written_as("--{}".format):
+        budget = parse_budget(budget)
     dataset = run.open_dataset(data)
     model, precision = restore(run)
     runtime.configure(config.seed, precision)
     before = predict_split(model, dataset, "test", config, precision) if evaluate else None
 
     backend = model.eval().embedding.backend.compact()
-    backend = _compressed(backend, dataset, method, budget, options, partial(error_costs, model, dataset, config))
+    rest = partial(beside, config, dataset, backend.spec, bits if form == "fingerprint" else None)
+    costs = cache(partial(error_costs, model, dataset, config))
+    backend = _compressed(backend, dataset, method, budget, options, costs, rest)
     named: dict[str, Any] = {}  # without a method the form is the run's own, as its report names it
     if method is not None:
-        named = {"backend": f"{config.embedding.backend}+{method}", "method": method, "budget": budget}
+        named = {
+            "backend": f"{config.embedding.backend}+{method}",
+            "method": method,
+            "budget": written_budget(budget),
+        }
     with _building(out) as folder:
+        checksums, taken = _write_files(folder, dataset, model, backend, form, bits)
+        sizes = served_figures(backend, model, vocabulary_bytes(folder, dataset.schema, form))
+        how = {} if form == "exact" else {"vocabulary": form, "fingerprint_bits": bits}
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             fields=run.schema,
@@ -102,9 +127,11 @@ def write_artifact(
                 options=dataset.manifest["options"],
                 dense=dataset.manifest["dense"],
             ),
-            compact={"method": method, "budget": budget, "options": dict(options or {})},
+            compact={"method": method, "budget": written_budget(budget), "options": dict(options or {}), **how},
+            vocabulary=form,
+            served_bytes=sizes["served_bytes"],
             precision=precision,
-            checksums=_write_tensors(folder, dataset, model, backend),
+            checksums=checksums,
         )
         write_json(folder / MANIFEST, manifest.model_dump(mode="json", by_alias=True))
         for file in (EMBEDDING, DENSE):  # safetensors makes its files for the owner alone
@@ -114,7 +141,8 @@ def write_artifact(
             **{k: v for k, v in trained.items() if not k.startswith("valid_")},
             **dict.fromkeys((*task_of(config).keys, "logit_error", "change_from_run")),
             **embedding_figures(backend),
-            **served_figures(backend, model, dataset),
+            **sizes,
+            "taken_for_known": taken,
             "trained_serving_bytes": trained["serving_bytes"],
             **named,
         }
@@ -144,6 +172,7 @@ def _compressed(
     budget: Budget,
     options: Mapping[str, Any] | None,
     costs: Callable[[], Sensitivity],
+    rest: Callable[[], Beside],
 ) -> EmbeddingBackend[Any]:
     if method is None:
         if budget is not None:
@@ -151,19 +180,26 @@ def _compressed(
         return backend
     stats = dataset.stats()
     with settings_written_as(lambda setting: f"--{setting}".replace("--options.", "--option ")):
-        return compress(backend, method, budget, stats, options, costs)
+        return compressed_within(budget, rest, lambda own: compress(backend, method, own, stats, options, costs))
 
 
-def _write_tensors(
-    folder: Path, dataset: EncodedDataset, model: CTRModel, backend: EmbeddingBackend[Any]
-) -> dict[str, str]:
-    """Writes everything but JSON. Returns the checksums by relative path."""
+def _write_files(
+    folder: Path,
+    dataset: EncodedDataset,
+    model: CTRModel,
+    backend: EmbeddingBackend[Any],
+    form: VocabularyForm,
+    bits: int,
+) -> tuple[dict[str, str], float | None]:
+    """Writes everything but JSON. Returns the checksums by relative path, and what fingerprints take for known."""
     save_file(dense_arrays(model), folder / DENSE)
     save_file(arrays(backend), folder / EMBEDDING)
-    for file in vocabulary_files(dataset.schema):
-        (folder / file).parent.mkdir(exist_ok=True)
-        shutil.copyfile(dataset.path / file, folder / file)
-    return {file: checksum(folder / file) for file in stored_files(dataset.schema)}
+    of_values, taken = dict[str, str](), None
+    if form == "exact":
+        write_vocabularies(folder, dataset)
+    else:
+        of_values, taken = write_fingerprints(folder, dataset, backend, bits)
+    return {**of_values, **{file: checksum(folder / file) for file in stored_files(dataset.schema, form)}}, taken
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from recsys_emb.data.unknown import UnknownValues
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
 from recsys_emb.serving.artifact import REPORT, Artifact
-from recsys_emb.serving.raw_rows import RowsDone, score
+from recsys_emb.serving.raw_rows import RowsDone, Scored, score
 from recsys_emb.training import metrics, runtime
 from recsys_emb.training.metrics import Predictions
 from recsys_emb.training.stage_runner import predict_split
@@ -79,20 +79,26 @@ def evaluate_input(
 
     Raises:
         UserError: unreadable or empty input, no labels, too many malformed rows, ``by`` is no field, or ids are hashes,
-            which are never unknown.
+            which are never unknown, or the artifact cannot tell which values are.
     """
     schema = artifact.schema
     position = {f.name: i for i, f in enumerate(schema.single_valued)}
-    if (user := schema.user) is not None and schema.ids != "hash64":
+    told = artifact.encoder.tells_unknown
+    if (user := schema.user) is not None and user in told:
         by = [user, *(name for name in by if name != user)]
     for name in by:
         if name not in position:
             raise UserError(f"--by {name}: not one of the categorical fields: {', '.join(position)}")
         if schema.ids == "hash64":
             raise UserError(f"--by {name}: ids are hashes, which are never unknown")
+        if name not in told:
+            raise UserError(
+                f"--by {name}: {artifact.path} has no fingerprints of some values that training has seen, since they "
+                "share the row of unknown ones; compact with --vocabulary exact"
+            )
     source = make_source(artifact.manifest.rows.source, input, options=artifact.manifest.rows.options)
     runtime.configure(artifact.config.seed, artifact.manifest.precision)
-    predictions, unknown = Predictions(), UnknownValues(schema)
+    predictions, unknown = Predictions(), UnknownValues(schema, told)
     seen: dict[str, list[Tensor]] = {name: [] for name in by}
     with RejectLog(None, max_rejected) as rejects:
         for scored in score(artifact, source.labelled(), rejects, input, progress=progress):
@@ -103,7 +109,7 @@ def evaluate_input(
                 torch.from_numpy(scored.logits)[good],
                 torch.tensor(scored.block.labels)[good],
                 None if weights is None else torch.tensor(weights)[good],
-                None if user is None else ids[:, position[user]],
+                None if user is None else _users(artifact, scored)[good],
             )
             for name, known in seen.items():
                 known.append(ids[:, position[name]] != OOV_ID)
@@ -118,6 +124,20 @@ def evaluate_input(
         **task_of(artifact.config).metrics(predictions),
         "by": {name: _known_and_unknown(predictions, torch.cat(known)) for name, known in seen.items()},
     }
+
+
+def _users(artifact: Artifact, scored: Scored) -> Tensor:
+    """int64 [n], whom GAUC groups by: the user's id; with fingerprints, where users may share one, the value's hash.
+
+    Unknown users are left out (0) as far as it is known who they are.
+    """
+    schema = artifact.schema
+    (field,) = [f for f in schema.single_valued if f.name == schema.user]
+    ids = scored.encoded.ids[:, schema.single_valued.index(field)]
+    if artifact.manifest.vocabulary == "exact":
+        return ids
+    users = torch.from_numpy(artifact.encoder.keys(field, scored.block.frame))
+    return users.masked_fill(ids == OOV_ID, OOV_ID) if field.name in artifact.encoder.tells_unknown else users
 
 
 def _known_and_unknown(predictions: Predictions, known: Tensor) -> dict[str, dict[str, float | None]]:

@@ -54,7 +54,8 @@ def predict_file(
 
     Returns:
         ``rows``, ``rejected``, ``seconds``, ``rows_per_second``, ``out``; ``unknown_share``, by field the share of
-        values that training has not seen (None where ids are hashes); ``notes`` of the source, such as failed joins.
+        values that training has not seen (None where ids are hashes; without the fields where fingerprints of some
+        values were dropped); ``notes`` of the source, such as failed joins.
 
     Raises:
         UserError: ``out`` exists, unreadable or empty input, too many malformed rows.
@@ -69,7 +70,7 @@ def predict_file(
     source = make_source(artifact.manifest.rows.source, input, options=artifact.manifest.rows.options)
     source.keep(keep)
     runtime.configure(artifact.config.seed, artifact.manifest.precision)
-    started, rows, unknown = time.perf_counter(), 0, UnknownValues(artifact.schema)
+    started, rows, unknown = time.perf_counter(), 0, UnknownValues(artifact.schema, artifact.encoder.tells_unknown)
     beside = f"{out.name}.{os.getpid()}"  # whoever else writes to out
     partial, rejected_now = out.with_name(f"{beside}.partial"), out.with_name(f"{beside}.rejected.partial")
     kept_at = out.with_name(f"{out.name}.rejected.tsv")

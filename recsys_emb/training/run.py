@@ -23,7 +23,7 @@ from recsys_emb.errors import LostProcess, UserError, settings_written_as
 from recsys_emb.files import unused
 from recsys_emb.lock import sole_writer
 from recsys_emb.models.base import CTRModel, model_registry
-from recsys_emb.sizes import budget_bytes
+from recsys_emb.sizes import budget_bytes, written_budget
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
 from recsys_emb.training.run_dir import RunDir, check_free
@@ -38,6 +38,7 @@ from recsys_emb.training.stage_runner import (
 )
 from recsys_emb.training.stop import StopMark, Stopped
 from recsys_emb.training.task import task_of
+from recsys_emb.training.total_budget import beside, fingerprint_bits, within_total
 from recsys_emb.training.trainer import Reporter, predict
 
 
@@ -68,11 +69,13 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     spec = group_of(config, dataset.schema)
     stats = dataset.stats()
     e = config.embedding
-    with settings_written_as(config_key):
-        backend, sized = plan_backend(e.backend, spec, budget_bytes(e.budget, spec.full_bytes), stats, e.options)
+    rest = partial(beside, config, dataset, spec, fingerprint_bits(config))
+    with settings_written_as(config_key), within_total(e.budget, rest) as own:
+        backend, sized = plan_backend(e.backend, spec, budget_bytes(own, spec.full_bytes), stats, e.options)
     if (made := config.compact) is not None:
-        with settings_written_as("compact.{}".format):
-            plan_compression(spec, made.method, made.budget, stats, made.options)
+        least = None if made.vocabulary == "exact" else 0  # of fingerprints, which depend on what is made
+        with settings_written_as("compact.{}".format), within_total(made.budget, rest, least) as own:
+            plan_compression(spec, made.method, own, stats, made.options)
     return Plan(spec, backend, sized)
 
 
@@ -171,7 +174,11 @@ def _train(
         runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world, stop)
         model, outcomes = runner.finish()
         whole = stage_model(run, dataset.schema, planned.spec, stages[-1].name, torch.device("meta"))
-        report = _report(config, dataset, whole, outcomes)
+        vocabulary = dataset.manifest.get("vocabulary_bytes")
+        if (bits := fingerprint_bits(config)) is not None:
+            backend = model.eval().embedding.backend if world.size == 1 else None  # whose rows are all here
+            vocabulary = beside(config, dataset, planned.spec, bits).vocabulary(backend)
+        report = _report(config, dataset, whole, outcomes, vocabulary)
         if not test:
             return report
         batches = split_loader(dataset, "test", config, world=world)
@@ -212,15 +219,17 @@ def default_out(config: RunConfig) -> Path:
     return unused(Path("runs") / name)
 
 
-def _report(config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcomes: list[Outcome]) -> dict[str, Any]:
+def _report(
+    config: RunConfig, dataset: EncodedDataset, model: CTRModel, outcomes: list[Outcome], vocabulary: int | None
+) -> dict[str, Any]:
     trainings, made = [o for o in outcomes if o.steps], config.compact
     return {
         **{f"valid_{k}": v for k, v in outcomes[-1].valid.items()},
         "bayes_auc": dataset.bayes.get("test", {}).get("auc"),
         "bayes_logloss": dataset.bayes.get("test", {}).get("logloss"),
         **embedding_figures(model.embedding.backend),
-        **served_figures(model.embedding.backend, model, dataset),
-        "budget": config.embedding.budget if made is None else made.budget,
+        **served_figures(model.embedding.backend, model, vocabulary),
+        "budget": written_budget(config.embedding.budget if made is None else made.budget),
         "training_bytes": max(o.training_bytes for o in outcomes),
         "samples_per_second": sum(o.samples for o in trainings) / max(sum(o.step_seconds for o in trainings), 1e-9),
         "train_seconds": sum(o.seconds for o in outcomes),
@@ -254,10 +263,9 @@ def embedding_figures(backend: EmbeddingBackend[Any]) -> dict[str, Any]:
     }
 
 
-def served_figures(backend: EmbeddingBackend[Any], model: CTRModel, dataset: EncodedDataset) -> dict[str, Any]:
+def served_figures(backend: EmbeddingBackend[Any], model: CTRModel, vocabulary: int | None) -> dict[str, Any]:
     """The bytes of the parts of an artifact, and of all: embeddings, the rest of the model, vocabularies."""
     dense = sum(tensor.nbytes for tensor in model.dense_state().values())
-    vocabulary = dataset.manifest.get("vocabulary_bytes")
     served = backend.serving_bytes() + dense + (vocabulary or 0)
     return {"dense_bytes": dense, "vocabulary_bytes": vocabulary, "served_bytes": served}
 

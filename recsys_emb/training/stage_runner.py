@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ from recsys_emb.training.scoring import Scorer, sampled_batches
 from recsys_emb.training.sensitivity import sensitivity
 from recsys_emb.training.stop import StopMark
 from recsys_emb.training.task import Task, task_of
+from recsys_emb.training.total_budget import beside, compressed_within, fingerprint_bits
 from recsys_emb.training.trainer import Reporter, Trainer, TrainingState, predict
 
 SENSITIVITY_ROWS = 200_000
@@ -196,11 +197,15 @@ class StageRunner:
         return Outcome(stage.name, time.perf_counter() - started, valid)
 
     def _compact(self, stage: Compact, model: CTRModel) -> EmbeddingBackend[Any]:
-        form = model.embedding.backend.compact()
+        form = trained = model.embedding.backend.compact()
         if stage.method is not None:
-            costs = partial(error_costs, model, self.dataset, self.config)
+            costs = cache(partial(error_costs, model, self.dataset, self.config))
             with settings_written_as("compact.{}".format):
-                form = compress(form, stage.method, stage.budget, self.dataset.stats(), stage.options, costs)
+                rest = partial(beside, self.config, self.dataset, trained.spec, fingerprint_bits(self.config))
+                method, stats, options = stage.method, self.dataset.stats(), stage.options
+                form = compressed_within(
+                    stage.budget, rest, lambda budget: compress(trained, method, budget, stats, options, costs)
+                )
         return TrainableForm(form) if stage.trainable else form
 
     def _train(self, number: int, stage: Train, model: CTRModel) -> Outcome:

@@ -134,7 +134,9 @@ def test_tables_show_spreads_bytes_and_trials(swept: Any) -> None:
     ratio = hashed[0]["serving_bytes"] / full["serving_bytes"]
     assert f"| hash | - | {mean:.4f} ± {spread:.4f} ({ratio:.3f}) |" in text
     alone, both = full["serving_bytes"] / 1e6, (full["serving_bytes"] + full["vocabulary_bytes"]) / 1e6
-    assert f"| full | {alone:.3f} / {both:.3f} | - |" in text
+    assert full["served_bytes"] == full["serving_bytes"] + full["vocabulary_bytes"] + full["dense_bytes"]
+    assert full["dense_bytes"] > 0
+    assert f"| full | {alone:.3f} / {both:.3f} / {full['served_bytes'] / 1e6:.3f} | - |" in text
     assert "| full, smaller D | - |" in text
     assert text.count("out of reach") == 2  # in two tables
     assert text.count("**") == 2 * len(result(folder, 1)["trials"])

@@ -154,6 +154,17 @@ def test_points_of_the_plot_are_megabytes_and_auc(make_run):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["hash"]
 
 
+def test_all_that_is_served_has_its_own_plot_where_it_is_known(make_run, read_page, tmp_path):
+    sizes = {"full": 9_000_000, "hash": 3_000_000}
+    runs = [make_run(b, backend=b, serving_bytes=n // 3, served_bytes=n) for b, n in sizes.items()]
+    ax = plots.memory_auc(load_reports(runs), size="served_bytes")
+    assert [c.lines[0].get_xdata(orig=False).tolist() for c in ax.containers] == [[9.0], [3.0]]
+    compare(runs, tmp_path / "known.html")
+    compare([*runs, make_run("older", backend="qr")], tmp_path / "unknown.html")
+    drawn = [read_page(tmp_path / f"{name}.html").source.count("<svg") for name in ("known", "unknown")]
+    assert drawn == [3, 2]
+
+
 def test_only_budgets_of_one_method_are_joined(make_run):
     runs = [
         make_run(f"{rate}-{b}", backend="qr", budget=b, learning_rate=rate, serving_bytes=int(b * 1e6))

@@ -46,6 +46,12 @@ def test_a_wider_terminal_shows_all(rows):
     assert "Not shown" not in text
 
 
+def test_all_that_is_served_stands_beside_the_embeddings(make_run):
+    text = printed(compare([make_run("a", served_bytes=74_447_132)]), 120)
+    assert "74.447" in text
+    assert text.index("0.450") < text.index("74.447")
+
+
 def test_a_narrow_one_keeps_names_auc_and_size(rows):
     lines = printed(rows, 40).splitlines()
     assert max(map(len, lines)) <= 40

@@ -182,7 +182,7 @@ def dataset(scratch: Path) -> Reader:
     return Reader("prepared dataset", read)
 
 
-def small_artifact(scratch: Path) -> Path:
+def small_artifact(scratch: Path, vocabulary: str) -> Path:
     tree = {
         "data": {"path": str(small_dataset(scratch / "prepared"))},
         "model": {"name": "deepfm", "embedding_dim": 2, "hidden": [4]},
@@ -190,13 +190,13 @@ def small_artifact(scratch: Path) -> Path:
         "device": "cpu",
     }
     train(parse_config(tree), scratch / "run", Silent())
-    write_artifact(load_run(scratch / "run"), scratch / "good", evaluate=False)
+    write_artifact(load_run(scratch / "run"), scratch / "good", evaluate=False, vocabulary=vocabulary)
     return scratch / "good"
 
 
-def artifact(scratch: Path) -> Reader:
+def artifact(scratch: Path, vocabulary: str = "exact") -> Reader:
     """With the checksums of a forger in every other case; weights are then what the file says, of the right shapes."""
-    good = small_artifact(scratch)
+    good = small_artifact(scratch, vocabulary)
     folder = Folder(good, scratch / "artifact")
     manifest = folder.path / "artifact.json"
     shapes = {k: (v.shape, v.dtype) for k, v in load_artifact(good, "cpu").model.state_dict().items()}
@@ -220,6 +220,11 @@ def artifact(scratch: Path) -> Reader:
                     manifest.write_bytes(whole)
 
     return Reader("artifact", read)
+
+
+def fingerprints(scratch: Path) -> Reader:
+    """An artifact with fingerprints of its vocabularies."""
+    return artifact(scratch, "fingerprint")
 
 
 def checkpoint(scratch: Path) -> Reader:
@@ -250,5 +255,6 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "json": json_files,
     "dataset": dataset,
     "artifact": artifact,
+    "fingerprints": fingerprints,
     "checkpoint": checkpoint,
 }

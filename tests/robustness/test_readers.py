@@ -11,7 +11,7 @@ import pytest
 from tests.robustness.fuzz import try_many
 from tests.robustness.readers import READERS
 
-CASES = {"tsv": 100, "csv": 200, "json": 500, "dataset": 300, "artifact": 100, "checkpoint": 200}
+CASES = {"tsv": 100, "csv": 200, "json": 500, "dataset": 300, "artifact": 100, "fingerprints": 60, "checkpoint": 200}
 """In `make test`; the stress test and the benchmark try many more."""
 
 

@@ -14,12 +14,15 @@ from recsys_emb.training.run import train
 from recsys_emb.training.run_dir import RunDir, load_run
 
 
-def train_run(data: Path, out: Path, backend: str = "full", **embedding: Any) -> RunDir:
+def train_run(
+    data: Path, out: Path, backend: str = "full", compact: dict[str, Any] | None = None, **embedding: Any
+) -> RunDir:
     tree = {
         "data": {"path": str(data)},
         "model": {"name": "deepfm", "embedding_dim": 4, "hidden": [16]},
         "embedding": {"backend": backend, **embedding},
         "training": {"epochs": 1, "batch_size": 256, "precision": "fp32", "learning_rate": 0.01},
+        "compact": compact,
         "device": "cpu",
     }
     train(parse_config(tree), out, Silent())

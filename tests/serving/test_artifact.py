@@ -63,6 +63,8 @@ def test_the_file_has_the_bytes_that_were_promised(run_of: RunOf, tmp_path: Path
     assert stored == sum(item.nbytes for item in artifact.backend.storage())
     assert stored == sum(table["bytes"] for table in report["tables"])
     assert report["vocabulary_bytes"] == sum(f.stat().st_size for f in (tmp_path / "a/vocabularies").iterdir())
+    network = tensor_bytes(tmp_path / "a/dense.safetensors")
+    assert report["served_bytes"] == stored + report["vocabulary_bytes"] + network
 
 
 @every_backend
