@@ -32,7 +32,7 @@ def imported(names: tuple[str, ...], *arguments: str) -> set[str]:
     return set(line.split()[1:])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["data", "prepare", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["sweep", "--help"], ["data", "prepare", "--help"]])
 def test_help_waits_for_nothing(arguments: list[str]) -> None:
     assert imported(ALSO_DATA, *arguments) == set()
 

@@ -8,7 +8,7 @@ import yaml
 
 from recsys_emb.report import html
 from recsys_emb.report.figure import svg
-from recsys_emb.sizes import MB, human_bytes
+from recsys_emb.sizes import human_bytes, in_mb
 from recsys_emb.sweep.results import Result, Row, best_trial, by_method, points, settings_of
 from recsys_emb.sweep.tables import auc_cell, budget_name, budgets_of, method_name, out_of_reach, plot, trial_score
 
@@ -75,15 +75,21 @@ def _auc(row: Row | None) -> html.Cell:
     return html.Cell(auc, f"({taken}", row["auc"])
 
 
+_SIZES = {
+    "serving_bytes": ("Embeddings", "all that the embeddings need when served"),
+    "vocabulary_bytes": ("Vocabularies", "what turns raw values into ids, where the method needs the list of ids"),
+    "dense_bytes": ("Network", "the rest of the model"),
+}
+
+
 def _figures(rows: Sequence[Row]) -> str:
+    sizes = {key: told for key, told in _SIZES.items() if any(row[key] is not None for row in rows)}
     headers = [
         html.Header("Method", number=False),
         html.Header("Budget", "ratio to the full tables"),
         html.Header("AUC", "area under the ROC curve, test split"),
         html.Header("Lost", "thousandths of AUC below the full tables"),
-        html.Header("Embeddings (MB)", "all that the embeddings need when served"),
-        html.Header("Vocabularies (MB)", "what turns raw values into ids, where the method needs the list of ids"),
-        html.Header("Network (MB)", "the rest of the model"),
+        *(html.Header(f"{part} (MB)", meaning) for part, meaning in sizes.values()),
         html.Header("Settings", number=False),
         html.Header("Seeds", "that have a figure"),
     ]
@@ -93,7 +99,7 @@ def _figures(rows: Sequence[Row]) -> str:
             html.Cell(budget_name(row["budget"]), value=row["budget"] or 2.0),
             html.Cell(out_of_reach(row)) if row["auc"] is None else _mean(row, "auc", ".4f"),
             _mean(row, "lost", "+.1f", 0.001),
-            *(_mean(row, key, ",.3f", MB) for key in ("serving_bytes", "vocabulary_bytes", "dense_bytes")),
+            *(_size(row[key]) for key in sizes),
             html.Cell(row["settings"]),
             html.Cell(str(row["seeds"]), value=row["seeds"]),
         ]
@@ -108,6 +114,10 @@ def _mean(row: Row, key: str, spec: str, unit: float = 1) -> html.Cell:
     spread = row[f"{key}_std"]
     note = f"± {spread / unit:{spec.lstrip('+')}}" if spread else ""
     return html.Cell(f"{row[key] / unit:{spec}}", note, row[key])
+
+
+def _size(mean: float | None) -> html.Cell:
+    return html.Cell("–") if mean is None else html.Cell(in_mb(round(mean)), value=mean)
 
 
 def _trials(results: Sequence[Result]) -> str:

@@ -59,7 +59,8 @@ def points(results: Sequence[Result]) -> list[Row]:
     """One row a method and budget, the mean of the seeds; full tables first, in the order of ``known_methods``.
 
     A row has ``method``, ``budget`` (None: its own size), ``seeds`` (that have a figure), ``of_seeds`` (that have been
-    run), ``settings`` in words, ``trainings``, ``error`` and ``least_bytes`` where it is out of reach, and the means of
+    run), ``settings`` in words (a dash where an
+    old file does not say), ``trainings``, ``error`` and ``least_bytes`` where it is out of reach, and the means of
     ``AVERAGED`` with ``<key>_std`` (sample standard deviation, None for one). ``ratio`` is to the full tables of the
     sweep's own width, and ``lost`` is their test AUC minus the row's, seed by seed.
     """
@@ -105,7 +106,7 @@ def _point(method: str, budget: float | None, rows: Sequence[Row]) -> Row:
         "budget": budget,
         "seeds": len(made),
         "of_seeds": len(rows),
-        "settings": settings_of(rows[0]).in_words(),
+        "settings": settings_of(rows[0]).in_words() if "options" in rows[0] else "–",
         "trainings": max((row.get("trainings", 1) for row in rows), default=1),
         "error": next((row["error"] for row in rows if "error" in row), None),
         "least_bytes": next((row["least_bytes"] for row in rows if "least_bytes" in row), None),

@@ -152,7 +152,7 @@ def test_a_folder_is_of_one_sweep(copied: Swept, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "notes.txt").touch()
-    with pytest.raises(UserError, match="holds notes.txt, but no sweep to continue"):
+    with pytest.raises(UserError, match=r"holds notes\.txt, but no sweep to continue"):
         check_folder(replace(sweep, results=elsewhere))
 
 

@@ -72,7 +72,7 @@ def test_the_page_shows_every_point_and_every_trial(swept: Swept) -> None:
         assert line[at["Seeds"]]["text"] == str(row["seeds"])
         assert (f"{row['auc']:.4f}" if row["auc"] is not None else "out of reach") in line[at["AUC"]]["text"]
         network = line[at["Network (MB)"]]["text"]
-        assert network == ("–" if row["auc"] is None else f"{row['dense_bytes'] / 1e6:.3f}")
+        assert network == ("–" if row["auc"] is None else f"{row['dense_bytes'] / 1e6:.6f}")
     at, *trials = page.table("Settings tried")
     assert len(trials) == sum(map(len, swept.result(1)["trials"].values()))
     assert sum(line[at["Taken"]]["text"] == "yes" for line in trials) == len(swept.result(1)["trials"])
