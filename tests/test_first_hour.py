@@ -1,4 +1,5 @@
-"""The first hour with a shop's own log, from the command line alone: guess, prepare, train, compact, score tomorrow."""
+"""The first hour with a shop's own log, from the command line alone: guess, prepare, train, search, sweep, compact,
+score tomorrow."""
 
 from __future__ import annotations
 
@@ -95,7 +96,31 @@ def test_the_first_hour(typed: Typed, tmp_path: Path) -> None:
         "embedding: {backend: hash, budget: 0.5}\n"
         "training: {epochs: 3, batch_size: 256, learning_rate: 0.01, precision: fp32}\n"
     )
-    assert typed("train", "run.yaml", "--out", "runs/din")[0] == 0
+    code, text, _ = typed("train", "run.yaml", "--out", "runs/din", "--json")
+    trained = json.loads(text)
+    assert (code, trained["dataset"]) == (0, "shop")
+    assert "bayes_auc" not in trained  # nobody knows how well a shop's clicks can be told
+    assert json.loads(typed("train", "--out", "runs/din", "--resume", "--json")[1]) == trained
+
+    (tmp_path / "search.yaml").write_text(
+        "base: run.yaml\nbudget: 0.5\nspace: {embedding.backend: {choices: [hash, qr]}}\nsampler: random\nbaselines: []\n"
+    )
+    code, text, _ = typed("search", "search.yaml", "--trials", "2", "--set", "training.epochs=1",
+                          "--out", "runs/search", "--json")  # fmt: skip
+    found = json.loads(text)
+    assert code == 0
+    assert found["winner"]["serving_bytes"] <= 0.5 * found["full_bytes"]
+    assert (tmp_path / "runs" / "search" / "best.yaml").is_file()
+
+    code, text, _ = typed("sweep", "run.yaml", "--budgets", "0.5", "0.2", "--methods", "hash", "int8", "--seeds", "1",
+                          "--set", "training.epochs=1", "--out", "runs/sweep", "--json")  # fmt: skip
+    cells = {(point["method"], point["budget"]): point["auc"] for point in json.loads(text)["points"]}
+    assert (code, set(cells)) == (0, {("full", None), ("int8", None), ("hash", 0.5), ("hash", 0.2)})
+    assert abs(cells["int8", None] - cells["full", None]) < 0.01
+    assert typed("compare", "runs/din", "runs/sweep/runs/1/full/choice-0", "--out", "compared.html")[0] == 0
+    for page in ("runs/din", "runs/search", "runs/sweep"):
+        assert "<h1" in (tmp_path / page / "report.html").read_text()
+
     assert typed("compact", "runs/din", "--out", "artifact", "--method", "int8")[0] == 0
 
     code, text, warnings = typed("evaluate", "artifact", "--input", "tomorrow.csv", "--by", "item", "--json")
