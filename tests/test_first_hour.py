@@ -103,7 +103,8 @@ def test_the_first_hour(typed: Typed, tmp_path: Path) -> None:
     assert json.loads(typed("train", "--out", "runs/din", "--resume", "--json")[1]) == trained
 
     (tmp_path / "search.yaml").write_text(
-        "base: run.yaml\nbudget: 0.5\nspace: {embedding.backend: {choices: [hash, qr]}}\nsampler: random\nbaselines: []\n"
+        "base: run.yaml\nbudget: 0.5\nbaselines: []\nsampler: random\n"
+        "space: {embedding.backend: {choices: [hash, qr]}}\n"
     )
     code, text, _ = typed("search", "search.yaml", "--trials", "2", "--set", "training.epochs=1",
                           "--out", "runs/search", "--json")  # fmt: skip
