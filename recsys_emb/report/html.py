@@ -71,8 +71,8 @@ def cards(items: Sequence[tuple[str, str, str]]) -> str:
 
 
 def _breakable(text: str) -> str:
-    """Names of methods break behind their signs, not within a word."""
-    return text.replace("+", "+<wbr>").replace("_", "_<wbr>")
+    """The name of a method made of two breaks between them, not within a word."""
+    return text.replace("+", "+<wbr>")
 
 
 def figure(svg: str, caption: str) -> str:
