@@ -19,9 +19,10 @@ from recsys_emb.files import write_bytes, write_text
 from recsys_emb.quiet import quiet_torch
 from recsys_emb.report.figure import png
 from recsys_emb.sweep.methods import chosen_methods
+from recsys_emb.sweep.plot import plot
 from recsys_emb.sweep.results import points, read_results
 from recsys_emb.sweep.run import Sweep
-from recsys_emb.sweep.tables import markdown, plot
+from recsys_emb.sweep.tables import markdown
 from recsys_emb.sweep.terminal import tell
 from recsys_emb.training.stop import stop_on_signals
 

@@ -66,7 +66,6 @@ def sweep(
     from recsys_emb.sweep.results import points, read_results
     from recsys_emb.sweep.run import Sweep, check_folder
     from recsys_emb.sweep.terminal import points_table, quiet, tell
-    from recsys_emb.sweep.write import write_tables
 
     ratios = _ratios(budgets)
     command = f"recsys-emb sweep {config} --budgets {' '.join(budgets)} --seeds {seeds} --out {out}"
@@ -74,6 +73,8 @@ def sweep(
     made = Sweep(base, chosen, ratios, results=out, runs=out / "runs", command=command)
     check_folder(made)
     made.check()
+    from recsys_emb.sweep.write import write_tables  # matplotlib takes a while to import
+
     try:
         with stop_on_signals() as stop:
             for seed in range(1, seeds + 1):

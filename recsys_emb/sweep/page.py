@@ -9,8 +9,9 @@ import yaml
 from recsys_emb.report import html
 from recsys_emb.report.figure import svg
 from recsys_emb.sizes import human_bytes, in_mb
+from recsys_emb.sweep.plot import plot
 from recsys_emb.sweep.results import Result, Row, best_trial, by_method, points, settings_of
-from recsys_emb.sweep.tables import auc_cell, budget_name, budgets_of, method_name, out_of_reach, plot, trial_score
+from recsys_emb.sweep.tables import auc_cell, budget_name, budgets_of, method_name, out_of_reach, trial_score
 
 
 def sweep_page(name: str, results: Sequence[Result]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from recsys_emb.files import write_bytes, write_text
 from recsys_emb.report.figure import png
 from recsys_emb.sweep.page import sweep_page
+from recsys_emb.sweep.plot import plot
 from recsys_emb.sweep.results import Result, points, read_results
-from recsys_emb.sweep.tables import csv_table, markdown, plot
+from recsys_emb.sweep.tables import csv_table, markdown
 
 
 def write_tables(folder: Path, name: str = "sweep") -> None:
