@@ -95,7 +95,7 @@ def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
             spread = stdev(values) if len(values) > 1 else 0.0
             result[key] = {"mean": mean(values), "std": spread, "values": values}
     same = ("model", "backend", "dataset", "serving_bytes", "full_bytes", "training_bytes", "precision", "bayes_auc")
-    result |= {key: reports[0][key] for key in same}
+    result |= {key: reports[0][key] for key in same if reports[0].get(key) is not None}
     machine = environment()
     return result | {"machine": {k: machine[k] for k in ("processor", "cpus", "packages")}}
 
@@ -115,7 +115,7 @@ def write_table() -> None:
     ]
     for r in rows:
         gauc = f"{r['gauc']['mean']:.4f}" if "gauc" in r else "-"
-        bayes = f" (Bayes {r['bayes_auc']:.4f})" if r["bayes_auc"] is not None else ""
+        bayes = f" (Bayes {r['bayes_auc']:.4f})" if r.get("bayes_auc") is not None else ""
         auc, loss = (f"{r[k]['mean']:.4f} ± {r[k]['std']:.4f}" for k in ("auc", "logloss"))
         lines.append(
             f"| {r['experiment']} | {', '.join(map(str, r['seeds']))} | {auc}{bayes} | {loss} "

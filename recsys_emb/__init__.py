@@ -25,8 +25,8 @@ _EXPORTS = {
     "load_artifact": "recsys_emb.serving",
     "load_config": "recsys_emb.config",
     "load_run": "recsys_emb.training.run_dir",
-    "make_embedding_bag_collection": "recsys_emb.embeddings",
-    "make_embedding_collection": "recsys_emb.embeddings",
+    "make_embedding_bag_collection": "recsys_emb.embeddings.collections",
+    "make_embedding_collection": "recsys_emb.embeddings.collections",
     "open_dataset": "recsys_emb.data.store",
 }
 

@@ -21,6 +21,7 @@ from recsys_emb.distributed.cli import plan
 from recsys_emb.errors import LostProcess, UserError
 from recsys_emb.quiet import quiet_torch
 from recsys_emb.search.cli import search
+from recsys_emb.sweep.cli import ManyValues, sweep
 from recsys_emb.training.stop import Stopped, stop_on_signals
 
 app = typer.Typer(
@@ -450,4 +451,5 @@ def demo(
 
 app.add_typer(data, name="data", help="Prepare click logs and look at prepared datasets.")
 app.command()(search)
+app.command(cls=ManyValues)(sweep)
 app.command()(plan)

@@ -39,6 +39,15 @@ def sole_writer(folder: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Other processes wait for the end of the block before they enter one of the same folder, which need not exist."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
 def _locked(folder: Path, what: str) -> int | None:
     """The open ``LOCK``, held; None when the holder before moved or removed the folder meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,9 +32,16 @@ def imported(names: tuple[str, ...], *arguments: str) -> set[str]:
     return set(line.split()[1:])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["data", "prepare", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["sweep", "--help"], ["data", "prepare", "--help"]])
 def test_help_waits_for_nothing(arguments: list[str]) -> None:
     assert imported(ALSO_DATA, *arguments) == set()
+
+
+@pytest.mark.parametrize("arguments", [["backends"], ["models", "din"], ["validate", "RUN"]])
+def test_what_trains_nothing_waits_for_torch_alone(arguments: list[str], prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(f"data: {{path: {prepared}}}\nmodel: {{name: deepfm}}\n")
+    filled = [a.replace("RUN", str(tmp_path / "run.yaml")) for a in arguments]
+    assert imported((*HEAVY, "fbgemm_gpu"), *filled) == {"torch"}
 
 
 @pytest.mark.parametrize(

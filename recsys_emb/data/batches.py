@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torchrec import KeyedJaggedTensor
 
+from recsys_emb.data.jagged import keyed_jagged
 from recsys_emb.data.schema import CategoricalField, DatasetSchema, SequenceField
 from recsys_emb.data.store import Jagged, Split
 from recsys_emb.errors import UserError
+
+if TYPE_CHECKING:
+    from torchrec import KeyedJaggedTensor
 
 BLOCK_ROWS = 1 << 16
 BUFFER_BLOCKS = 64
@@ -203,8 +207,8 @@ class BatchLoader:
 
 def _kjt(keys: list[str], values: list[Tensor], lengths: list[Tensor], stride: int) -> KeyedJaggedTensor:
     if len(values) == 1:
-        return KeyedJaggedTensor(keys, values[0], lengths=lengths[0], stride=stride)
-    return KeyedJaggedTensor(keys, torch.cat(values), lengths=torch.cat(lengths), stride=stride)
+        return keyed_jagged(keys, values[0], lengths[0], stride)
+    return keyed_jagged(keys, torch.cat(values), torch.cat(lengths), stride)
 
 
 def _take(array: Tensor, rows: Tensor | slice) -> Tensor:

@@ -1,10 +1,11 @@
-"""Embedding backends behind one contract, and collections that stand in for TorchRec's."""
+"""Embedding backends behind one contract, and collections that stand in for TorchRec's, which is imported with them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from recsys_emb.embeddings.base import EmbeddingBackend, backend_registry
 from recsys_emb.embeddings.budget import plan_backend
-from recsys_emb.embeddings.collections import make_embedding_bag_collection, make_embedding_collection
 
 __all__ = [
     "EmbeddingBackend",
@@ -14,6 +15,14 @@ __all__ = [
     "make_embedding_collection",
     "plan_backend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("make_embedding_bag_collection", "make_embedding_collection"):
+        raise AttributeError(f"module 'recsys_emb.embeddings' has no attribute {name!r}")
+    from recsys_emb.embeddings import collections
+
+    return getattr(collections, name)
 
 
 def list_backends() -> list[str]:

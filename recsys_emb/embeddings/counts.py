@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 
 def per_id(values: Tensor, counts: Sequence[int], ids: Tensor) -> Tensor:
@@ -48,8 +47,14 @@ def tally(numbers: Tensor, kinds: int) -> list[int]:
 def all_equal(counts: list[int]) -> bool:
     """Whether tables are known to have as many ids each; a symbol equals itself."""
     if not torch.jit.is_scripting() and torch.compiler.is_compiling():
-        return all(statically_known_true(n == counts[0]) for n in counts)
+        return _known_equal(counts)
     return min(counts) == max(counts)
+
+
+def _known_equal(counts: list[int]) -> bool:
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes a while to import
+
+    return all(statically_known_true(n == counts[0]) for n in counts)
 
 
 @torch.fx.wrap

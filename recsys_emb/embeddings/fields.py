@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from torchrec import JaggedTensor, KeyedJaggedTensor
 
+from recsys_emb.data.jagged import jagged, joined
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, TableSpec
 from recsys_emb.embeddings.lookup import Feature, lookup_features, pool
+
+if TYPE_CHECKING:
+    from torchrec import JaggedTensor, KeyedJaggedTensor
 
 
 def group_spec(schema: DatasetSchema, embedding_dim: int, init_std: float, first_order: bool = False) -> GroupSpec:
@@ -57,7 +62,7 @@ class FieldEmbedding(nn.Module):
         self, sparse: KeyedJaggedTensor, sequences: KeyedJaggedTensor | None
     ) -> tuple[Tensor, dict[str, JaggedTensor]]:
         """Pooled vectors [B, F, width] in the order of ``pooled_keys``, and unpooled sequences by name."""
-        kjt = sparse if sequences is None else KeyedJaggedTensor.concat([sparse, sequences])
+        kjt = sparse if sequences is None else joined([sparse, sequences])
         looked = lookup_features(self.backend, self._features, kjt, checked=True)
         if self._all_single:
             return _by_row(looked.rows.view(self.num_fields, kjt.stride(), self.width)), {}
@@ -69,7 +74,7 @@ class FieldEmbedding(nn.Module):
         kept = {}
         for key in self._kept:
             rows, lengths, _ = parts[self._at[key]]
-            kept[key] = JaggedTensor(rows, lengths=lengths)
+            kept[key] = jagged(rows, lengths)
         return _by_row(torch.stack(vectors)), kept
 
 

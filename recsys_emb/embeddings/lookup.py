@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torchrec import KeyedJaggedTensor
 
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.counts import split_ids
+
+if TYPE_CHECKING:
+    from torchrec import KeyedJaggedTensor
 
 
 @dataclass(frozen=True)

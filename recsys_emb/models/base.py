@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torchrec import JaggedTensor
 
 from recsys_emb.data.batches import Batch
+from recsys_emb.data.jagged import jagged
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.fields import FieldEmbedding
 from recsys_emb.registry import Registry
+
+if TYPE_CHECKING:
+    from torchrec import JaggedTensor
 
 
 class ModelConfig(BaseModel):
@@ -102,7 +105,7 @@ class CTRModel(nn.Module, ABC):
         if self.first_order:
             vectors, first_order = vectors.split([vectors.shape[-1] - 1, 1], dim=-1)  # slices would each pad gradients
             first_order = first_order.squeeze(-1)
-            sequences = {k: JaggedTensor(s.values()[:, :-1], lengths=s.lengths()) for k, s in sequences.items()}
+            sequences = {k: jagged(s.values()[:, :-1], s.lengths()) for k, s in sequences.items()}
         return self.logits(Inputs(batch.dense, vectors, first_order, sequences)).float()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import accumulate, pairwise
 from typing import Any
 
 from matplotlib import rc_context
@@ -122,11 +123,45 @@ def shortened(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
+def legend_below(ax: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """What the handles mean, below the axes and within the figure's width, however long the names are."""
+    ax.legend(
+        handles,
+        [plain(shortened(name)) for name in names],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.17),
+        ncols=legend_columns(names),
+        frameon=False,
+    )
+
+
+_FIGURE_CHARACTERS, _HANDLE = 84, 8
+"""Letters of a legend that a figure has room for, and those that a line or a marker takes."""
+
+
+def legend_columns(names: Sequence[str], most: int = 3) -> int:
+    """How many columns of names stand side by side in a figure's width."""
+    lengths = [len(shortened(name)) for name in names]
+    for columns in range(min(most, len(names)), 1, -1):
+        # matplotlib fills columns one after the other, the first ones with one name more
+        rows, more = divmod(len(names), columns)
+        ends = list(accumulate([rows + 1] * more + [rows] * (columns - more), initial=0))
+        widths = [max(lengths[start:end]) + _HANDLE for start, end in pairwise(ends)]
+        if sum(widths) <= _FIGURE_CHARACTERS:
+            return columns
+    return 1
+
+
+def height_with_legend(names: Sequence[str]) -> float:
+    """Inches of a figure whose plot keeps its height above a legend of these names."""
+    return 3.2 + 0.18 * -(-len(names) // legend_columns(names))
+
+
 def png(ax: Axes) -> bytes:
     """The figure of the axes as a PNG file, dark on white."""
     buffer = io.BytesIO()
     with styled():
-        _figure(ax).savefig(buffer, format="png", dpi=200, facecolor="white")
+        figure_of(ax).savefig(buffer, format="png", dpi=200, facecolor="white")
     return buffer.getvalue()
 
 
@@ -135,13 +170,14 @@ def svg(ax: Axes, description: str) -> str:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with styled():
-        _figure(ax).savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        figure_of(ax).savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
 
 
-def _figure(ax: Axes) -> Figure:
+def figure_of(ax: Axes) -> Figure:
+    """What the axes are drawn on."""
     figure = ax.get_figure(root=True)
     assert figure is not None  # of axes that were removed from theirs
     return figure

@@ -64,10 +64,15 @@ def table(headers: Sequence[Header], rows: Sequence[Sequence[Cell]], total: Sequ
 def cards(items: Sequence[tuple[str, str, str]]) -> str:
     """Headline figures: (name, figure, explanation) each."""
     inner = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(figure)}<small>{escape(note)}</small></dd></div>"
+        f"<div><dt>{escape(name)}</dt><dd>{_breakable(escape(figure))}<small>{escape(note)}</small></dd></div>"
         for name, figure, note in items
     )
     return f'<dl class="cards">{inner}</dl>'
+
+
+def _breakable(text: str) -> str:
+    """The name of a method made of two breaks between them, not within a word."""
+    return text.replace("+", "+<wbr>")
 
 
 def figure(svg: str, caption: str) -> str:

@@ -21,6 +21,8 @@ from recsys_emb.report.figure import (
     MARKERS,
     auc_axes,
     finish,
+    height_with_legend,
+    legend_below,
     log_axis,
     megabytes,
     new_axes,
@@ -86,32 +88,18 @@ def memory_auc(rows: Rows, ax: Axes | None = None, size: str = "serving_bytes") 
         ax.set_xlabel(f"{_SIZES[size]} (MB, log scale)")
         auc_axes(ax, y="Test AUC")
         if handles:
-            ax.legend(
-                handles.values(),
-                [plain(shortened(name)) for name in handles],
-                loc="upper center",
-                bbox_to_anchor=(0.5, -0.17),
-                ncols=_legend_columns(list(handles)),
-                frameon=False,
-            )
+            legend_below(ax, list(handles.values()), list(handles))
         return finish(ax)
 
 
 def memory_auc_height(rows: Rows) -> float:
     """Inches that ``memory_auc`` wants for these rows, whose methods its legend names."""
     series = sorted({(str(row["model"]), _method(row)) for row in records(rows)})
-    lines = -(-len(series) // _legend_columns([" / ".join(names) for names in series]))
-    return 3.2 + 0.18 * lines
+    return height_with_legend([" / ".join(names) for names in series])
 
 
 def _method(row: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (str(row["backend"]), row.get("settings") or "")))
-
-
-def _legend_columns(names: Sequence[str]) -> int:
-    """How many stand side by side in a figure's width."""
-    longest = max((len(shortened(name)) for name in names), default=0)
-    return max(1, min(3, 78 // (longest + 8), len(names)))
 
 
 def auc_intervals(rows: Rows, change: bool = False, ax: Axes | None = None) -> Axes:

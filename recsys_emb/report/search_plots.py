@@ -15,7 +15,10 @@ from recsys_emb.report.figure import (
     COLOURS,
     INK,
     auc_axes,
+    figure_of,
     finish,
+    height_with_legend,
+    legend_below,
     log_axis,
     megabytes,
     new_axes,
@@ -44,7 +47,7 @@ def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
     outside = [row for row in rows if row["number"] is None and row["state"] == "complete"]
     rows = sorted((row for row in rows if row["number"] is not None), key=lambda row: row["number"])
     with styled():
-        ax = ax or new_axes()[0]
+        own, ax = ax is None, ax or new_axes()[0]
         complete = [row for row in rows if row["state"] == "complete"]
         pruned = [row for row in rows if row["state"] == "pruned" and row["auc"] is not None]
         _points(ax, [row for row in complete if row["enqueued"] is None], "trial", marker="o", color=COLOURS[0])
@@ -60,11 +63,11 @@ def history(trials: Rows, figure: str = "auc", ax: Axes | None = None) -> Axes:
                 style: dict[str, Any] = {"linestyle": "none", "color": COLOURS[6], "markersize": 7, "clip_on": False}
                 ax.plot(numbers, [0] * len(numbers), marker=marker, transform=floor, label=state, **style)
         for row, line in zip(outside, cycle(LINES)):
-            ax.axhline(row["auc"], color=COLOURS[1], linewidth=1.2, linestyle=line, label=plain(row["enqueued"]))
+            ax.axhline(row["auc"], color=COLOURS[1], linewidth=1.2, linestyle=line, label=row["enqueued"])
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("Trial")
         auc_axes(ax, y="Validation AUC" if figure == "auc" else "Score (validation AUC)")
-        _legend(ax)
+        _legend(ax, grow=own)
         return finish(ax)
 
 
@@ -76,14 +79,14 @@ def pareto(trials: Rows, budget_bytes: float | None = None, ax: Axes | None = No
         budget_bytes: drawn as a line.
     """
     with styled():
-        ax = ax or new_axes()[0]
+        own, ax = ax is None, ax or new_axes()[0]
         rows = [row for row in records(trials) if row["state"] == "complete" and row["serving_bytes"] is not None]
         front = pareto_front(rows)
         others = [row for row in rows if row not in front and row["enqueued"] is None]
         _points(ax, others, "trial", megabytes, marker="o", color=COLOURS[6], markersize=4)
         baselines = [row for row in rows if row["enqueued"] is not None]
         for row, marker in zip(baselines, cycle(MARKERS)):
-            _points(ax, [row], plain(row["enqueued"]), megabytes, marker=marker, color=COLOURS[1], markersize=7)
+            _points(ax, [row], row["enqueued"], megabytes, marker=marker, color=COLOURS[1], markersize=7)
         xs, ys = [megabytes(row) for row in front], [row["auc"] for row in front]
         ax.step(xs, ys, where="post", color=COLOURS[0], linewidth=1.3)
         ax.plot(xs, ys, linestyle="none", marker="D", color=COLOURS[0], markersize=4.5, label="Pareto front")
@@ -96,7 +99,7 @@ def pareto(trials: Rows, budget_bytes: float | None = None, ax: Axes | None = No
         log_axis(ax, sizes)
         ax.set_xlabel("Serving size of the embeddings (MB, log scale)")
         auc_axes(ax, y="Validation AUC")
-        _legend(ax)
+        _legend(ax, grow=own)
         return finish(ax)
 
 
@@ -192,7 +195,11 @@ def _points(ax: Axes, rows: Sequence[Mapping[str, Any]], name: str, x: Any = Non
         ax.plot(xs, [row["auc"] for row in rows], **style)
 
 
-def _legend(ax: Axes) -> None:
+def _legend(ax: Axes, grow: bool) -> None:
+    """What is drawn, below the axes; a figure of our own grows by it."""
     handles, names = ax.get_legend_handles_labels()
-    if handles:
-        ax.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False)
+    if not handles:
+        return
+    if grow:
+        figure_of(ax).set_figheight(height_with_legend(names))
+    legend_below(ax, handles, names)

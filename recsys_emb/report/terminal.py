@@ -17,7 +17,7 @@ def run_table(report: Mapping[str, Any], folder: Path) -> Table:
     """What a training gave."""
     table, main = _facts(report), main_metric_in(report)
     table.add_row(f"test {main.title}", _with_interval(main.of(report), report.get(f"{main.key}_stderr")))
-    if report["bayes_auc"] is not None:
+    if report.get("bayes_auc") is not None:
         table.add_row("gap to Bayes", f"{report['bayes_auc'] - report['auc']:.5f}")
     if report["gauc"] is not None:
         table.add_row("test GAUC", f"{report['gauc']:.5f}")

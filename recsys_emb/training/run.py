@@ -225,8 +225,7 @@ def _report(
     trainings, made = [o for o in outcomes if o.steps], config.compact
     return {
         **{f"valid_{k}": v for k, v in outcomes[-1].valid.items()},
-        "bayes_auc": dataset.bayes.get("test", {}).get("auc"),
-        "bayes_logloss": dataset.bayes.get("test", {}).get("logloss"),
+        **{f"bayes_{key}": best for key, best in dataset.bayes.get("test", {}).items()},
         **embedding_figures(model.embedding.backend),
         **served_figures(model.embedding.backend, model, vocabulary),
         "budget": written_budget(config.embedding.budget if made is None else made.budget),

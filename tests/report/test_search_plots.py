@@ -111,3 +111,14 @@ def test_names_of_fields_do_not_lie_on_each_other():
 def test_a_front_of_baselines_alike():
     alike = [trial(None, auc=0.8, serving_bytes=1_000_000, enqueued=name) for name in ("uniform", "uniform_widths")]
     assert len(search_plots.pareto_front([*alike, trial(0, auc=0.8, serving_bytes=1_000_000)])) == 1
+
+
+def test_long_names_of_baselines_stay_within_the_figure(trials):
+    names = [f"{name}, settings of trial 7" for name in ("mixed_dim", "unified", "quantized_svd", "pq", "low_rank")]
+    many = [*records(trials), *(trial(None, auc=0.7, serving_bytes=9, enqueued=name) for name in names)]
+    for draw in (search_plots.history, search_plots.pareto):
+        ax = draw(many)
+        ax.figure.draw_without_rendering()
+        box, figure = ax.get_legend().get_window_extent(), ax.figure.bbox
+        assert figure.x0 <= box.x0
+        assert box.x1 <= figure.x1
