@@ -67,6 +67,7 @@ class EmbeddingTable(nn.Module):
             Adam and TorchRec's unsharded collections have). The trainer turns it on.
         optimizer: that of the rows, while they are trained.
         agree: makes values drawn here those of the first process, in place, where several train together.
+        total: the sum of values over the processes that train together.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class EmbeddingTable(nn.Module):
         self.sparse_grad = False
         self.optimizer: RowOptimizer | None = None
         self.agree: Callable[[Tensor], object] = lambda values: None
+        self.total: Callable[[Tensor], Tensor] = lambda values: values
         if not self.weight.is_meta:
             self.reset_parameters()
 

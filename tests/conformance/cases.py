@@ -10,6 +10,9 @@ from recsys_emb.embeddings.base import backend_registry
 from tests.plugin import Modulo
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("dpq", {"variant": "sx"}),
+    ("dpq", {"codes": "residual", "collapse": "linear"}),
+    ("dpq", {"rotation": True, "bits": 2}),
     ("hash", {"balance": 1.0}),
     ("multi_hash", {"probes": 4}),
     ("multi_hash", {"importance": True}),
