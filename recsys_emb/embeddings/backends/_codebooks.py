@@ -24,7 +24,7 @@ class Codebooks(nn.Module):
     """The cells of T tables.
 
     Args:
-        stds: of a row's values at the start, one per table.
+        stds: of a cell's values at the start, one per table.
         levels: L.
         bits: of a code.
         columns: first column and end of each level.
@@ -32,7 +32,7 @@ class Codebooks(nn.Module):
         product: levels share out the columns.
         turned: a learned rotation, the exponential of a skew-symmetric matrix, comes after the cells.
         mapped: cells are fixed, and a learned linear map comes after them (Zhu et al., "Addressing Representation
-            Collapse in Vector Quantized Models with One Linear Layer", 2024, section 4). What is stored is their
+            Collapse in Vector Quantized Models with One Linear Layer", 2024). What is stored is their
             product.
         keyed: cells have keys, by which they are chosen.
         device: where the arrays are made.
@@ -58,7 +58,7 @@ class Codebooks(nn.Module):
         device: torch.device | str | None,
     ) -> None:
         super().__init__()
-        self.stds, self.levels, self.cells, self.product = list(stds), levels, 1 << bits, product
+        self.stds, self.product = list(stds), product
         tables, cells = len(stds), torch.empty(len(stds), 1 if product else levels, 1 << bits, dim, device=device)
         if mapped:
             self.register_buffer("fixed", cells)
@@ -79,7 +79,7 @@ class Codebooks(nn.Module):
     def reset_parameters(self) -> None:
         cells = self.books if self.map is None else self.fixed
         for book, std in zip(cells, self.stds):
-            fill_uniform(book, std / (1 if self.product else self.levels) ** 0.5)
+            fill_uniform(book, std)
         if self.map is not None:
             self.map.copy_(torch.eye(self.map.shape[1]))
         if self.turn is not None:

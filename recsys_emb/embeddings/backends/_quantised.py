@@ -228,8 +228,9 @@ class CodedPart(Part):
         self.config, form = config, self.forms[0]
         layout, (product, turned) = layout_of(spec, config), config.layout
         self.levels, self.bits = len(form.bits), form.bits[0]
+        summands = 1 if product else form.ids.count(form.ids[0])  # of the rarest id
         self.codebooks = Codebooks(
-            [t.init_std for t in chosen],
+            [t.init_std / summands**0.5 for t in chosen],
             self.levels,
             self.bits,
             layout.columns(form),

@@ -45,9 +45,9 @@ class DPQBackend(QuantisedBackend[DPQConfig]):
     Training has a query q(id) of D columns for every id. An id's vector has L parts, each a cell of that part's
     codebook of K = 2^b, and its gradient goes to the cells and, as if it were the query's own, to the query:
 
-    - ``vq`` (section 2.3): the nearest cell c, vector c + q - sg(q); the loss gains |sg(q) - c|^2 + beta |q - sg(c)|^2.
+    - ``vq``: the nearest cell c, vector c + q - sg(q); the loss gains |sg(q) - c|^2 + beta |q - sg(c)|^2.
       The paper's cells learn from that term alone; here they have the loss's gradient, too.
-    - ``sx`` (section 2.2): softmax(q K^T) over keys K, vector V[argmax] + s - sg(s) with s = softmax(q K^T) sg(V).
+    - ``sx``: softmax(q K^T) over keys K, vector V[argmax] + s - sg(s) with s = softmax(q K^T) sg(V).
 
     Served are codes and cells: N L b / 8 + 2 K D bytes a table (residual codes: 2 L K D). A small table that takes no
     more so keeps its rows in float16. Without a budget: a twentieth of the full tables. A step compares each looked-up
