@@ -120,14 +120,18 @@ class EmbeddingTable(nn.Module):
             self._move(values, src, dst)
 
     @torch.no_grad()
-    def reset(self, rows: Tensor) -> None:
-        """Makes distinct rows int64 [N] anew: initial values from new random numbers, the state of rows that begin now.
+    def reset(self, rows: Tensor, values: Tensor | None = None) -> None:
+        """Makes distinct rows int64 [N] anew, with the optimizer state of rows that begin now.
+
+        Args:
+            rows: their numbers.
+            values: float [N, dim] that they begin with; None for initial values from new random numbers.
 
         Raises:
             RuntimeError: between a lookup and the step of its gradient.
         """
         self._check_between_steps()
-        values = self._initial(rows)
+        values = self._initial(rows) if values is None else values.contiguous()
         self.agree(values)
         self._write(rows, values)
         if self.optimizer is not None:

@@ -10,6 +10,7 @@ from recsys_emb.embeddings.base import backend_registry
 from tests.plugin import Modulo
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("cce", {"chunks": 3}),
     ("dpq", {"variant": "sx"}),
     ("dpq", {"codes": "residual", "collapse": "linear"}),
     ("dpq", {"rotation": True, "bits": 2}),
