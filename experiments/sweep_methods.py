@@ -91,4 +91,7 @@ METHODS = (
     _trained("field_dim", Choice(), LESS_L2, Choice(l2=0.01)),
     _trained("matryoshka", Choice(), LESS_L2, Choice({"choices": [1, 2, 4, 8]})),
     _trained("optembed", Choice(), LESS_L2, Choice({"retrain_from": "best"})),
+    _trained("dpq", Choice(), Choice({"codes": "residual"}), Choice({"variant": "sx"})),
+    _trained("mgqe", Choice(), LESS_L2, Choice({"frequent": 0.3})),
+    _trained("cce", Choice(), LESS_L2, Choice({"chunks": 8})),
 )
