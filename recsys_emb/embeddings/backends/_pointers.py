@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recsys_emb.embeddings.composed import starts_of
 from recsys_emb.embeddings.counts import per_id
-from recsys_emb.embeddings.hashing import hash_ids, seeds
+from recsys_emb.embeddings.hashing import hash_ids, mix, seeds
 from recsys_emb.embeddings.posttraining._packing import pack, packed_bytes, unpack
 
 MOST_POINTED = 1 << 16
@@ -41,9 +41,14 @@ class PointedRows(nn.Module):
         chunks: c.
         seed: of the hash functions; pointers begin as hashes, too.
         device: where pointers are stored.
+
+    Attributes:
+        stream: uint8, all pointers, packed.
+        rounds: uint8 [T], how often hash functions were drawn anew.
     """
 
     stream: Tensor
+    rounds: Tensor
 
     def __init__(
         self,
@@ -69,11 +74,13 @@ class PointedRows(nn.Module):
         """[T, c], the first row of each chunk."""
         self.limits = torch.tensor(rows)
         self.register_buffer("stream", torch.empty(byte, dtype=torch.uint8, device=device))
+        self.register_buffer("rounds", torch.empty(len(self.sizes), dtype=torch.uint8, device=device))
         if not self.stream.is_meta:
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Pointers begin as hashes."""
+        self.rounds.zero_()
         for table, (ids, (pointed, _)) in enumerate(zip(self.sizes, self.rows)):
             for chunk, seed in enumerate(self.seeds[table, :, 0].tolist()):
                 self.point(table, chunk, hash_ids(torch.arange(ids, device=self.stream.device), pointed, seed))
@@ -81,7 +88,7 @@ class PointedRows(nn.Module):
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         table = per_id(torch.arange(len(self.sizes)), counts, ids)
         starts = self.starts.to(ids.device).index_select(0, table)
-        return torch.cat([starts + self.pointed(table, ids), starts + self.hashed(table, ids)], dim=1)
+        return torch.cat([starts + self.pointed(table, ids), starts + self.hashed(table, ids, self.rounds)], dim=1)
 
     def pointed(self, table: Tensor, ids: Tensor) -> Tensor:
         """The row of its chunk that an id points to, int64 [n, c]; each id's table and the ids are int64 [n]."""
@@ -89,11 +96,12 @@ class PointedRows(nn.Module):
         parts = _unpacked(self.stream, at.select(3, 1), ids[:, None, None], at.select(3, 0))
         return parts.select(2, 0) + (parts.select(2, 1) << 8)
 
-    def hashed(self, table: Tensor, ids: Tensor) -> Tensor:
-        """The row of its chunk that an id is hashed to, int64 [n, c]."""
+    def hashed(self, table: Tensor, ids: Tensor, rounds: Tensor) -> Tensor:
+        """The row of its chunk that an id is hashed to, after each table's ``rounds``; int64 [n, c]."""
         limits = self.limits.to(ids.device).index_select(0, table)
         seed = self.seeds.to(ids.device).index_select(0, table).select(2, 1)
-        return limits[:, :1] + hash_ids(ids[:, None], limits[:, 1:], seed)
+        drawn = mix(rounds.index_select(0, table).long())  # 0 of the first
+        return limits[:, :1] + hash_ids(ids[:, None], limits[:, 1:], seed ^ drawn[:, None])
 
     def point(self, table: int, chunk: int, rows: Tensor) -> None:
         """Makes each id of a table point to its row of a chunk, int64 [N] below P."""

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_emb.embeddings.backends._codebooks import Codebooks, choose, in_half, mixed, summed
+from recsys_emb.embeddings.backends._cells import Codebooks, choose, in_half, mixed, summed
 from recsys_emb.embeddings.base import FieldReport, GroupSpec, Stats, StorageItem
 from recsys_emb.embeddings.composed import (
     ComposedBackend,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys_emb.embeddings.backends._pointers import MOST_POINTED, PointedRows, pointer_bytes
 from recsys_emb.embeddings.base import FieldReport, GroupSpec, Stats, register
@@ -17,14 +18,18 @@ from recsys_emb.embeddings.posttraining._kmeans import lloyd, nearest
 from recsys_emb.embeddings.tables import block_table
 from recsys_emb.errors import SettingError
 
+IDS = 1 << 18
+"""Looked at at a time."""
 CHUNKS = (4, 2, 1)
-"""That a budget chooses from, the best first: the more parts, the fewer ids have all of them in common."""
+"""Numbers of chunks that a budget chooses from, the best first: of more parts fewer ids have all in common."""
 
 
 class CCEConfig(SizedConfig):
     """Options of ``cce``."""
 
-    clusterings: int = Field(3, ge=0, description="epochs, from the first on, that end with a clustering; 0: hashes")
+    clusterings: int = Field(
+        3, ge=0, le=255, description="epochs, from the first on, that end with a clustering; 0: hashes"
+    )
     sample: int = Field(1 << 17, ge=1, description="ids that a clustering looks at, of larger tables; more: slower")
     rounds: int = Field(10, ge=1, description="of k-means, at most")
     balance: float = Field(0.5, ge=0, le=1, description="a table's share grows with ids^balance until it is full")
@@ -51,12 +56,13 @@ class CCEBackend(ComposedBackend[CCEConfig]):
 
     The columns are cut into c chunks. Of each an id has E[pointer(id)] + R[h(id)], a row that it points to and a hashed
     one. Pointers begin as hashes. At the end of an epoch each chunk's vectors, of a sample of the ids, are clustered by
-    k-means: E becomes the centres, each id points to its nearest, R begins anew at zero with the same hash. So ids that
-    have become alike share a row from there on, and R learns what the centres lack.
+    k-means: E becomes the centres, each id points to its nearest, h is another hash, and a row of R is the mean of what
+    the centres lack of its ids (as in the authors' code; the paper: zero). So ids that have become alike share a row
+    from there on, and R tells them apart anew.
 
-    Bytes of a table: c N ceil(log2 P) / 8 of packed pointers, and 4 D (P + H) of P pointed and H hashed rows. At most
-    half of its share goes to pointers and the rows they point to. A table whose share holds all its ids is full.
-    Without a budget: a tenth of the full tables.
+    Bytes of a table: c N ceil(log2 P) / 8 of packed pointers, and 4 D (P + H) of P pointed and H hashed rows; 1 for the
+    number of clusterings. At most half of a table's share goes to pointers and the rows they point to. A table whose
+    share holds all its ids is full. Without a budget: a tenth of the full tables.
 
     Example:
         >>> collection = make_embedding_bag_collection(tables, "cce", budget=0.1)  # doctest: +SKIP
@@ -71,7 +77,7 @@ class CCEBackend(ComposedBackend[CCEConfig]):
         super().__init__(spec, config, device)
         assert config.rows is not None
         shared = [t for t, rows in enumerate(config.rows) if len(rows) == 2]
-        self.parts: nn.ModuleDict = own_parts([t for t in range(len(config.rows)) if t not in shared], spec, device)
+        self.parts = own_parts([t for t in range(len(config.rows)) if t not in shared], spec, device)
         if shared:
             self.parts["shared"] = ClusteredPart(shared, spec, config, device)
 
@@ -130,38 +136,43 @@ class ClusteredPart(Part):
         super().__init__(tables, transform, table, SumOfTwo(spec.embedding_dim), "clustered", stored)
 
     def report(self, ids: Sequence[int], names: Sequence[str]) -> list[FieldReport]:
-        lines = super().report(ids, names)
-        pointers = [self.chunks * pointer_bytes(n, pointed) for n, (pointed, _) in zip(ids, self.transform.rows)]
-        return [FieldReport(**{**vars(line), "bytes": line.bytes + more}) for line, more in zip(lines, pointers)]
+        pointers = [self.chunks * pointer_bytes(n, pointed) + 1 for n, (pointed, _) in zip(ids, self.transform.rows)]
+        return [replace(line, bytes=line.bytes + more) for line, more in zip(super().report(ids, names), pointers)]
 
     @torch.no_grad()
     def cluster(self, epoch: int) -> None:
-        """Points every id to the nearest of new rows, the centres of what ids have now; hashed rows become zero."""
+        """Points every id to the nearest of new rows, the centres of what ids have now, and hashes it anew."""
         generator = torch.Generator().manual_seed(self.config.seed + epoch)
         for table in range(len(self.tables)):
             for chunk in range(self.chunks):
                 self._cluster(table, chunk, generator)
+        self.transform.rounds += 1
         self.table.agree(self.transform.stream)
 
     def _cluster(self, table: int, chunk: int, generator: torch.Generator) -> None:
-        device, ids = self.table.weight.device, self.transform.sizes[table]
-        pointed, hashed = self.transform.rows[table]
-        rows = int(self.transform.starts[table, chunk]) + torch.arange(pointed + hashed, device=device)
+        find, ids, (pointed, hashed) = self.transform, self.transform.sizes[table], self.transform.rows[table]
+        rows = int(find.starts[table, chunk]) + torch.arange(pointed + hashed, device=self.table.weight.device)
         values = self.table.current(rows)
 
         def vectors(of: Tensor) -> Tensor:
             place = torch.full_like(of, table)
-            to, hashed_to = self.transform.pointed(place, of)[:, chunk], self.transform.hashed(place, of)[:, chunk]
+            to, hashed_to = find.pointed(place, of)[:, chunk], find.hashed(place, of, find.rounds)[:, chunk]
             return values.index_select(0, to) + values.index_select(0, hashed_to)
 
-        some = torch.randperm(ids, generator=generator)[: self.config.sample]
-        known = vectors(some.to(device))
-        centres = known[torch.arange(pointed, device=device) % len(known)]
+        some = torch.randperm(ids, generator=generator)[: self.config.sample].to(rows.device)
+        known = vectors(some)
+        centres = known[torch.arange(pointed, device=rows.device) % len(known)]
         centres, _ = lloyd(known, torch.ones_like(known[:, 0]), centres, self.config.rounds)
         self.table.agree(centres)
-        found = [nearest(vectors(part), centres)[0] for part in torch.arange(ids, device=device).split(1 << 18)]
-        self.transform.point(table, chunk, torch.cat(found))
-        self.table.reset(rows, torch.cat([centres, torch.zeros_like(values[pointed:])]))
+        cells, missed, times = [], torch.zeros_like(values[pointed:]), values.new_zeros(hashed)
+        for of in torch.arange(ids, device=rows.device).split(IDS):
+            mine = vectors(of)
+            cells.append(nearest(mine, centres)[0])
+            anew = find.hashed(torch.full_like(of, table), of, find.rounds + 1)[:, chunk] - pointed
+            missed.index_add_(0, anew, mine - centres[cells[-1]])
+            times += torch.bincount(anew, minlength=hashed)
+        find.point(table, chunk, torch.cat(cells))
+        self.table.reset(rows, torch.cat([centres, missed / times.clamp(min=1)[:, None]]))
 
 
 class SumOfTwo:
@@ -180,7 +191,7 @@ def _choices(spec: GroupSpec, config: CCEConfig) -> Sequence[int]:
 
 
 def _bytes(ids: int, dim: int, chunks: int, pointed: int, hashed: int) -> int:
-    return chunks * (pointer_bytes(ids, pointed) + 4 * -(-dim // chunks) * (pointed + hashed))
+    return 1 + chunks * (pointer_bytes(ids, pointed) + 4 * -(-dim // chunks) * (pointed + hashed))
 
 
 def _least(spec: GroupSpec, chunks: int) -> list[int]:
