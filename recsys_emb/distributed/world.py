@@ -102,6 +102,7 @@ class Ranks(World):
                 module.total = _Total.apply
             if isinstance(module, EmbeddingTable):
                 module.agree = partial(dist.broadcast, src=0)
+                module.total = _Total.apply
         return model
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

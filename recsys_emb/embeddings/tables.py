@@ -67,6 +67,7 @@ class EmbeddingTable(nn.Module):
             Adam and TorchRec's unsharded collections have). The trainer turns it on.
         optimizer: that of the rows, while they are trained.
         agree: makes values drawn here those of the first process, in place, where several train together.
+        total: the sum of values over the processes that train together.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class EmbeddingTable(nn.Module):
         self.sparse_grad = False
         self.optimizer: RowOptimizer | None = None
         self.agree: Callable[[Tensor], object] = lambda values: None
+        self.total: Callable[[Tensor], Tensor] = lambda values: values
         if not self.weight.is_meta:
             self.reset_parameters()
 
@@ -118,14 +120,18 @@ class EmbeddingTable(nn.Module):
             self._move(values, src, dst)
 
     @torch.no_grad()
-    def reset(self, rows: Tensor) -> None:
-        """Makes distinct rows int64 [N] anew: initial values from new random numbers, the state of rows that begin now.
+    def reset(self, rows: Tensor, values: Tensor | None = None) -> None:
+        """Makes distinct rows int64 [N] anew, with the optimizer state of rows that begin now.
+
+        Args:
+            rows: their numbers.
+            values: float [N, dim] that they begin with; None for initial values from new random numbers.
 
         Raises:
             RuntimeError: between a lookup and the step of its gradient.
         """
         self._check_between_steps()
-        values = self._initial(rows)
+        values = self._initial(rows) if values is None else values.contiguous()
         self.agree(values)
         self._write(rows, values)
         if self.optimizer is not None:

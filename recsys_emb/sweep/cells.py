@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recsys_emb.config import RunConfig, parse_config
+from recsys_emb.config import CompactConfig, RunConfig, parse_config
 from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.errors import BudgetTooSmall, SettingError
@@ -16,6 +16,7 @@ from recsys_emb.lock import in_turn
 from recsys_emb.serving import load_artifact, write_artifact
 from recsys_emb.serving.evaluate import evaluate_artifact
 from recsys_emb.sweep.methods import FULL, Choice, Method
+from recsys_emb.training.continuation import compacted_run
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import group_of, train
 from recsys_emb.training.run_dir import load_run
@@ -101,12 +102,17 @@ class Cell:
         }
 
     def _after(self, stop: StopMark) -> dict[str, Any]:
-        """The report of the artifact that a post-training method makes of the trained full tables."""
+        """The report of what a post-training method makes of the trained full tables, trained on where asked."""
         full = Cell(self.base, self.runs, self.seed, self.full, None, self.full.choices[0])
         with in_turn(full.folder):
             full._trained(stop)
+        options, finetune = self.choice.options, self.choice.finetune
+        if finetune is not None:
+            tree = {"method": self.method.uses, "budget": self.budget, "options": options, "finetune": finetune}
+            compact = CompactConfig.model_validate(tree)
+            run = compacted_run(load_run(full.folder), self.folder, compact, Silent(), stop=stop)
+            return {**run.report, "trainings": 2}
         shutil.rmtree(self.folder, ignore_errors=True)
-        options = self.choice.options
         report = write_artifact(load_run(full.folder), self.folder, self.method.uses, self.budget, options)
         valid = evaluate_artifact(load_artifact(self.folder), "valid")
         return {**report, "valid_auc": valid["auc"], "trainings": 1}

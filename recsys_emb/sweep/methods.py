@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from recsys_emb.config import FinetuneConfig
 from recsys_emb.embeddings.base import GroupSpec, backend_registry
 from recsys_emb.embeddings.budget import backend_config
 from recsys_emb.embeddings.posttraining import posttraining_registry
 from recsys_emb.embeddings.posttraining.base import posttraining_options
-from recsys_emb.errors import UserError, settings_written_as
+from recsys_emb.errors import SettingError, UserError, settings_written_as
 from recsys_emb.files import read_yaml
 from recsys_emb.validation import explain
 
@@ -30,10 +31,13 @@ class Choice(BaseModel):
 
     options: dict[str, Any] = Field(default_factory=dict, description="the method's own options")
     l2: float = Field(1.0, ge=0, description="factor on training.l2_embedding")
+    finetune: dict[str, Any] | None = Field(
+        None, description="of a post-training method: train what it makes on, with these keys of compact.finetune"
+    )
 
     def in_words(self) -> str:
         """``"bits 4, l2 x 0.1"``, or ``"default"``."""
-        words = {**self.options, **({"l2": f"x {self.l2:g}"} if self.l2 != 1 else {})}
+        words = {**self.options, **({"l2": f"x {self.l2:g}"} if self.l2 != 1 else {}), **(self.finetune or {})}
         return ", ".join(f"{key} {value}" for key, value in words.items()) or "default"
 
 
@@ -78,8 +82,17 @@ class Method:
             with settings_written_as(lambda setting: f"{self.name}: {setting}"):
                 if self.kind == "trained":
                     backend_config(backend_registry.get(self.uses), choice.options)
+                    if choice.finetune is not None:
+                        raise SettingError("finetune", "goes with post-training methods")
                 else:
                     posttraining_options(self.uses, choice.options)
+                    self._check_finetune(choice)
+
+    def _check_finetune(self, choice: Choice) -> None:
+        try:
+            FinetuneConfig.model_validate(choice.finetune or {})
+        except ValidationError as error:
+            raise UserError(f"{self.name}: {explain(error, FinetuneConfig, prefix='finetune')}") from None
 
 
 def one_column_less(spec: GroupSpec, budget: float | None) -> int:
@@ -102,7 +115,8 @@ _OF_A_SIZE_TOO = ("drop_unseen",)
 
 
 def known_methods() -> dict[str, Method]:
-    """All that can be swept, at the library's defaults: every registered method, and narrower full tables."""
+    """All that can be swept, at the library's defaults: every registered method, post-training ones also with training
+    after them, and narrower full tables."""
     after = [
         Method(
             name,
@@ -113,8 +127,13 @@ def known_methods() -> dict[str, Method]:
         )
         for name in posttraining_registry.names()
     ]
+    tuned = [
+        Method(f"{name}, trained on", name, (Choice(finetune={}),), "after")
+        for name in posttraining_registry.names()
+        if name not in _OF_ONE_SIZE
+    ]
     trained = [Method(name, name) for name in backend_registry.names() if name != FULL.uses]
-    return {method.name: method for method in (FULL, *_NARROW, *after, *trained)}
+    return {method.name: method for method in (FULL, *_NARROW, *after, *tuned, *trained)}
 
 
 def chosen_methods(names: Sequence[str] = (), settings: Path | None = None) -> tuple[Method, ...]:
@@ -122,8 +141,8 @@ def chosen_methods(names: Sequence[str] = (), settings: Path | None = None) -> t
 
     Args:
         names: of the methods; empty for all.
-        settings: a YAML file that gives methods a list of ``choices`` (``options``, ``l2``); a name that is no method
-            says which one it ``uses``.
+        settings: a YAML file that gives methods a list of ``choices`` (``options``, ``l2``, ``finetune``); a name that
+            is no method says which one it ``uses``.
 
     Raises:
         UserError: an unknown method or setting, or a file that cannot be read.

@@ -1,8 +1,8 @@
 """The files of a sweep: one JSON a seed, ``NAME-SEED.json``, and means over the seeds.
 
 A file holds ``command``, ``seed``, ``config``, ``machine``, ``trials`` (by method, a row a choice that was tried) and
-``rows``: one a method and budget, with its ``options`` and ``l2``, and its figures or ``error``. All but ``seed`` and
-``rows`` may lack.
+``rows``: one a method and budget, with its ``options``, ``l2`` and ``finetune``, and its figures or ``error``. All but
+``seed`` and ``rows`` may lack.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _point(method: str, budget: float | None, rows: Sequence[Row]) -> Row:
 
 def settings_of(row: Row) -> Choice:
     """The choice of settings that a row or a trial was made with."""
-    return Choice(options=row.get("options", {}), l2=row.get("l2", 1.0))
+    return Choice(options=row.get("options", {}), l2=row.get("l2", 1.0), finetune=row.get("finetune"))
 
 
 def best_trial(trials: Sequence[Row]) -> int:

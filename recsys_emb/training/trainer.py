@@ -194,9 +194,9 @@ class Trainer:
             with torch.inference_mode(), autocast(self.precision, self.device):
                 taught = self.teacher(batch)
             loss = torch.lerp(loss, self.task.distance(logits, taught.clone(), batch), self.distil)
-        loss = loss * self.world.size / (batch.whole or len(batch))
-        aux = self.backend.aux_loss()
-        return loss if aux is None else loss + aux
+        share = self.world.size / (batch.whole or len(batch))
+        aux = self.backend.aux_loss()  # a mean over this process's rows, or the same on all processes
+        return loss * share if aux is None else loss * share + aux * (share * len(batch))
 
     def _count(self, samples: int, seconds: float) -> None:
         p = self.progress

@@ -10,7 +10,12 @@ from recsys_emb.embeddings.base import backend_registry
 from tests.plugin import Modulo
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("cce", {"chunks": 3}),
+    ("dpq", {"variant": "sx"}),
+    ("dpq", {"codes": "residual", "collapse": "linear"}),
+    ("dpq", {"rotation": True, "bits": 2}),
     ("hash", {"balance": 1.0}),
+    ("mgqe", {"levels": 4, "bits": 3, "rare": 0.25}),
     ("multi_hash", {"probes": 4}),
     ("multi_hash", {"importance": True}),
     ("qr", {"combine": "add", "partitions": 3}),

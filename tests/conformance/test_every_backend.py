@@ -174,7 +174,7 @@ def test_large_weights_are_embedding_tables(name: str, options: dict[str, Any]) 
     tables = [m.weight for m in backend.modules() if isinstance(m, EmbeddingTable)]
     others = [p for p in backend.parameters() if not any(p is t for t in tables)]
     assert tables
-    assert sum(p.numel() for p in others) < 5000
+    assert sum(p.numel() for p in others) < 20_000  # the tables have 17.6 million floats
 
 
 # -- hashed ids -------------------------------------------------------------------------------------------------------

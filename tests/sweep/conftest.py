@@ -16,12 +16,13 @@ from recsys_emb.sweep.write import write_tables
 from recsys_emb.training.stop import StopMark
 
 BUDGETS = (0.5, 0.1)
-CHOSEN = ("full, one column narrower", "int8", "drop_unseen", "full, smaller D", "hash", "plain hash")
+CHOSEN = ("full, one column narrower", "int8", "drop_unseen", "full, smaller D", "hash", "plain hash", "tuned")
 SETTINGS = """
 int8: {choices: [{}, {options: {scales: fp16}}]}
 "full, smaller D": {choices: [{}, {l2: 0.1}]}
 hash: {choices: [{}, {l2: 0.1}, {options: {balance: 1.0}}]}
 plain hash: {uses: hash}
+tuned: {uses: drop_unseen, choices: [{finetune: {epochs: 1, learning_rate: 0.01}}]}
 """
 
 

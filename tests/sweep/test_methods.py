@@ -19,7 +19,9 @@ def test_every_registered_method_can_be_swept() -> None:
     for kind, registry in (("trained", backend_registry), ("after", posttraining_registry)):
         assert {m.uses for m in methods.values() if m.kind == kind} == set(registry.names())
     assert all(m.own_size or m.budgets for m in methods.values())
-    assert all(m.choices == (Choice(),) for m in methods.values())
+    tuned = {name for name, m in methods.items() if m.choices == (Choice(finetune={}),)}
+    assert tuned == {f"{name}, trained on" for name in set(posttraining_registry.names()) - {"fp16", "int8", "int4"}}
+    assert all(m.choices == (Choice(),) for name, m in methods.items() if name not in tuned)
 
 
 def test_full_tables_come_first_whatever_was_chosen() -> None:
@@ -31,7 +33,7 @@ def test_the_settings_of_the_experiments_are_options_of_their_methods() -> None:
     methods = chosen_methods(settings=EXPERIMENTS / "sweep.yaml")
     assert {m.name for m in methods} == set(known_methods())
     assert max(len(m.choices) for m in methods) == 3
-    assert sum(len(m.choices) > 1 for m in methods) == 16
+    assert sum(len(m.choices) > 1 for m in methods) == 23
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,8 @@ def test_the_settings_of_the_experiments_are_options_of_their_methods() -> None:
         ("hash: {choice: []}", "hash.choice: unknown key (did you mean 'choices'?); allowed: uses, choices"),
         ("hash: {choices: [{l2: -1}]}", "hash.choices.0.l2: input should be greater than or equal to 0, got -1"),
         ("hash: {choices: []}", "hash.choices: "),
+        ("hash: {choices: [{finetune: {}}]}", "hash: finetune: goes with post-training methods"),
+        ("pq: {choices: [{finetune: {epoch: 1}}]}", "pq: finetune.epoch: unknown key (did you mean 'epochs'?)"),
         ("full: {choices: [{}, {l2: 0.1}]}", "full: takes one choice"),
         ("- hash", "expected a mapping with methods"),
     ],

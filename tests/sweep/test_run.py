@@ -48,7 +48,7 @@ def test_budgets_are_kept_and_what_is_out_of_reach_has_its_least_bytes(swept: Sw
     rows = swept.result(1)["rows"]
     full = next(r for r in rows if r["method"] == "full")["serving_bytes"]
     assert {(r["method"], r["budget"]) for r in rows if r["budget"]} == {
-        (m, b) for m in ("drop_unseen", "full, smaller D", "hash", "plain hash") for b in BUDGETS
+        (m, b) for m in ("drop_unseen", "full, smaller D", "hash", "plain hash", "tuned") for b in BUDGETS
     }
     for row in rows:
         assert "error" in row or row["serving_bytes"] <= (row["budget"] or 1) * full
@@ -77,6 +77,12 @@ def test_figures_are_those_of_runs_and_of_artifacts_made_of_the_full_one(swept: 
     assert artifact.manifest.compact["method"] == "drop_unseen"
     assert artifact.manifest.config["embedding"]["backend"] == "full"
     assert artifact.manifest.config["seed"] == 2
+    row = next(r for r in swept.result(2)["rows"] if (r["method"], r["budget"]) == ("tuned", 0.5))
+    run = load_run(runs / "tuned-0.5" / "choice-0")
+    assert (run.config.compact.method, run.config.compact.finetune.epochs, run.config.seed) == ("drop_unseen", 1, 2)
+    assert row["auc"] == run.report["auc"]
+    assert row["trainings"] == 2
+    assert row["finetune"] == {"epochs": 1, "learning_rate": 0.01}
 
 
 def test_each_choice_acts_on_its_training(tiny: RunConfig, tmp_path: Path) -> None:

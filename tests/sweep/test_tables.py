@@ -11,8 +11,8 @@ import pytest
 
 from recsys_emb.errors import UserError
 from recsys_emb.sweep.page import sweep_page
-from recsys_emb.sweep.results import points, read_results
-from recsys_emb.sweep.tables import budget_name
+from recsys_emb.sweep.results import by_method, points, read_results
+from recsys_emb.sweep.tables import budget_name, method_name
 from tests.report.conftest import Page
 from tests.sweep.conftest import Swept
 
@@ -77,7 +77,7 @@ def test_the_page_shows_every_point_and_every_trial(swept: Swept) -> None:
     assert len(trials) == sum(map(len, swept.result(1)["trials"].values()))
     assert sum(line[at["Taken"]]["text"] == "yes" for line in trials) == len(swept.result(1)["trials"])
     at, *grid = page.table("Test AUC by budget")
-    assert [line[0]["text"] for line in grid] == list(dict.fromkeys(row["method"] for row in rows))
+    assert [line[0]["text"] for line in grid] == list(map(method_name, by_method(rows).values()))
     assert set(at) == {"Method", "own size", "1/2", "1/10"}
     assert page.source.count("<svg") == 2
 
