@@ -61,7 +61,7 @@ def _best(rest: Tensor, books: list[Tensor], columns: list[tuple[int, int]], by_
     for (first, end), book in zip(columns, books):
         score = torch.bmm(rest[:, :, first:end], book.transpose(1, 2))
         if not by_product:  # |q - c|^2 = |q|^2 - 2 (q c - |c|^2 / 2)
-            score = score - 0.5 * book.square().sum(2).unsqueeze(1)
+            score.sub_(0.5 * book.square().sum(2).unsqueeze(1))
         cell = score.max(2)[1]  # faster than argmax
         found.append(cell)
         if end - first == rest.shape[2]:  # the next level codes what is left
