@@ -1,7 +1,7 @@
 """One lookup of KeyedJaggedTensor features, and the pooling of its bags.
 
-KeyedJaggedTensor handling, pooling, weights and empty bags live here and nowhere else. F features, N ids of all of
-them, B_f bags of feature f, which are B where all have as many.
+Pooling, weights and empty bags live here and nowhere else. F features, N ids of all of them, B_f bags of feature f,
+which are B where all have as many.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def lookup_features(
         TypeError: ids are floats.
         IndexError: an id is outside its table.
     """
-    ids, lengths, weights, sizes, bags = _select(kjt, [f.key for f in features], weighted)
+    from recsys_emb.embeddings.torchrec_io import select  # TorchRec takes longer to import than torch
+
+    ids, lengths, weights, sizes, bags = select(kjt, [f.key for f in features], weighted)
     of_feature = [sizes[i] for i in range(len(features))]
     counts: list[int] = [0] * len(backend.spec.tables)
     for feature, n in zip(features, of_feature):
@@ -92,36 +94,6 @@ def lookup_features(
     return LookupResult(
         rows, lengths, ids, weights if weighted else None, of_feature, [bags[i] for i in range(len(features))]
     )
-
-
-@torch.fx.wrap
-def _select(
-    kjt: KeyedJaggedTensor, wanted: list[str], weighted: bool
-) -> tuple[Tensor, Tensor, Tensor | None, list[int], list[int]]:
-    """Ids [N], lengths, weights, sizes and bags of the wanted features, in their order."""
-    keys = kjt.keys()
-    order: list[int] = []
-    for key in wanted:
-        if key not in keys:
-            raise KeyError(f"KeyedJaggedTensor without key '{key}'; it has {', '.join(keys)}")
-        order.append(keys.index(key))
-    ids, lengths = kjt.values(), kjt.lengths()
-    weights = kjt.weights() if weighted else None
-    if ids.is_floating_point():
-        raise TypeError(f"ids must be integers, got {ids.dtype}")
-    sizes, bags = kjt.length_per_key(), kjt.stride_per_key()
-    if order != list(range(len(keys))):
-        ids = _reordered(ids, sizes, order)
-        lengths = _reordered(lengths, bags, order)
-        if weights is not None:
-            weights = _reordered(weights, sizes, order)
-        sizes, bags = [sizes[i] for i in order], [bags[i] for i in order]
-    return ids, lengths, weights, sizes, bags
-
-
-def _reordered(values: Tensor, sizes: list[int], order: list[int]) -> Tensor:
-    parts = values.split(sizes)
-    return torch.cat([parts[i] for i in order])
 
 
 @torch.fx.wrap

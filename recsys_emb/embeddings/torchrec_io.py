@@ -1,4 +1,4 @@
-"""Rows to and from plain TorchRec collections, and their deduplicated batches."""
+"""Rows to and from plain TorchRec collections, their deduplicated batches, and the features wanted of a batch."""
 
 from __future__ import annotations
 
@@ -144,3 +144,33 @@ def one_bag_per_row(kjt: KeyedJaggedTensor, wanted: list[str]) -> KeyedJaggedTen
     return KeyedJaggedTensor(
         kjt.keys(), torch.cat(values), torch.cat(weights) if weighted else None, lengths=torch.cat(lengths)
     )
+
+
+@torch.fx.wrap
+def select(
+    kjt: KeyedJaggedTensor, wanted: list[str], weighted: bool
+) -> tuple[Tensor, Tensor, Tensor | None, list[int], list[int]]:
+    """Ids [N], lengths, weights, sizes and bags of the wanted features, in their order."""
+    keys = kjt.keys()
+    order: list[int] = []
+    for key in wanted:
+        if key not in keys:
+            raise KeyError(f"KeyedJaggedTensor without key '{key}'; it has {', '.join(keys)}")
+        order.append(keys.index(key))
+    ids, lengths = kjt.values(), kjt.lengths()
+    weights = kjt.weights() if weighted else None
+    if ids.is_floating_point():
+        raise TypeError(f"ids must be integers, got {ids.dtype}")
+    sizes, bags = kjt.length_per_key(), kjt.stride_per_key()
+    if order != list(range(len(keys))):
+        ids = _reordered(ids, sizes, order)
+        lengths = _reordered(lengths, bags, order)
+        if weights is not None:
+            weights = _reordered(weights, sizes, order)
+        sizes, bags = [sizes[i] for i in order], [bags[i] for i in order]
+    return ids, lengths, weights, sizes, bags
+
+
+def _reordered(values: Tensor, sizes: list[int], order: list[int]) -> Tensor:
+    parts = values.split(sizes)
+    return torch.cat([parts[i] for i in order])

@@ -9,69 +9,20 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_emb.embeddings.backends._cells import Codebooks, choose, in_half, mixed, summed
+from recsys_emb.embeddings.backends._coded import MOST_BITS, CodedPart, HalfPart, QuantisedConfig, layout_of
 from recsys_emb.embeddings.base import FieldReport, GroupSpec, Stats, StorageItem
 from recsys_emb.embeddings.composed import (
     ComposedBackend,
-    OwnRows,
     Part,
-    SizedConfig,
     check_length,
-    own_table,
     size_error,
 )
-from recsys_emb.embeddings.counts import per_id
-from recsys_emb.embeddings.posttraining._levels import Layout, TableForm
-from recsys_emb.embeddings.posttraining._packing import pack
+from recsys_emb.embeddings.posttraining._levels import TableForm
 from recsys_emb.embeddings.posttraining.base import saturated
 from recsys_emb.embeddings.posttraining.pq import PQ, PQConfig
 from recsys_emb.errors import SettingError
-
-MOST_BITS = 6
-"""Of a code that a budget chooses: a step compares every looked-up id with all cells."""
-
-
-class QuantisedConfig(SizedConfig):
-    """Options of both."""
-
-    levels: int | None = Field(None, ge=1, description="codes of an id, b / 8 bytes each; absent: by the budget")
-    bits: int | None = Field(
-        None,
-        ge=1,
-        le=8,
-        description=f"b of a code, 2^b cells; more: larger codebooks, slower steps; absent: by the budget, "
-        f"{MOST_BITS} at most",
-    )
-    commitment: float = Field(
-        0.25, ge=0, description="vq: how strongly rows are drawn to their cells, beside how cells are drawn to rows"
-    )
-    collapse: Literal["reset", "linear", "ignore"] | None = Field(
-        None,
-        description="vq: what is done against cells that no row takes; reset (the default): they become rows that were "
-        "looked up; linear: all cells are fixed behind one learned linear map; ignore: nothing; no effect on size",
-    )
-    reset_every: int = Field(100, ge=1, description="steps after which unused cells are reset")
-    tables: tuple[TableForm, ...] | None = Field(
-        None, description="how each table is stored, in place of levels and bits; absent: by the budget"
-    )
-
-    @property
-    def sized(self) -> bool:
-        return self.tables is not None
-
-    @property
-    def layout(self) -> tuple[bool, bool]:
-        """Whether levels share out the columns, and whether these are turned."""
-        return False, False
-
-    @property
-    def by_product(self) -> bool:
-        """Cells have keys, and that with the largest product is chosen."""
-        return False
-
 
 Q = TypeVar("Q", bound=QuantisedConfig)
 
@@ -200,148 +151,6 @@ class QuantisedBackend(ComposedBackend[Q]):
 
     def _plain_tables(self) -> list[int]:
         return cast(Part, self.parts["plain"]).tables if "plain" in self.parts else []
-
-
-class HalfPart(Part):
-    """Full tables that are served in float16."""
-
-    def __init__(self, tables: Sequence[int], spec: GroupSpec, device: torch.device | str | None) -> None:
-        chosen = [spec.tables[t] for t in tables]
-        sizes = [t.num_embeddings for t in chosen]
-        super().__init__(tables, OwnRows(sizes), own_table(chosen, spec.embedding_dim, device), rows=sizes)
-
-    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        rows = super().forward(ids, counts)
-        return rows if self.training else in_half(rows)
-
-
-class CodedPart(Part):
-    """Tables whose looked-up rows are replaced by cells."""
-
-    def __init__(
-        self, tables: Sequence[int], spec: GroupSpec, config: QuantisedConfig, device: torch.device | str | None
-    ) -> None:
-        assert config.tables is not None
-        chosen, self.forms = [spec.tables[t] for t in tables], [config.tables[t] for t in tables]
-        sizes = [t.num_embeddings for t in chosen]
-        super().__init__(tables, OwnRows(sizes), own_table(chosen, spec.embedding_dim, device), rows=sizes)
-        self.config, form = config, self.forms[0]
-        layout, (product, turned) = layout_of(spec, config), config.layout
-        self.levels, self.bits = len(form.bits), form.bits[0]
-        summands = 1 if product else form.ids.count(form.ids[0])  # of the rarest id
-        self.codebooks = Codebooks(
-            [t.init_std / summands**0.5 for t in chosen],
-            self.levels,
-            self.bits,
-            layout.columns(form),
-            spec.embedding_dim,
-            product,
-            turned,
-            config.collapse == "linear",
-            config.by_product,
-            device,
-        )
-        ids = torch.tensor([form.ids for form in self.forms])
-        self.covered = None if bool((ids == ids[:, :1]).all()) else ids
-        self._seen: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        queries, cells = self.table(self.transform(ids, counts)), self.codebooks()
-        chosen = self.choose(ids, queries, cells, counts)
-        vectors = summed(cells.flatten(0, 2), chosen)
-        if not self.training:
-            self._seen = None
-            return vectors
-        self._seen = None if isinstance(queries, torch.fx.Proxy) else (queries, vectors, chosen)
-        soft = queries
-        if self.config.by_product:
-            soft = mixed(queries, self.codebooks.key_rows(), cells.detach(), counts)
-        return vectors + soft - soft.detach()
-
-    def choose(self, ids: Tensor, queries: Tensor, cells: Tensor, counts: Sequence[int]) -> Tensor:
-        """The numbers of each id's cells, among those of all tables and levels, int64 [n, L]; T L K stands for none."""
-        by = self.codebooks.key_rows() if self.config.by_product else cells
-        found = choose(queries.detach(), by.detach(), counts, self.config.by_product)
-        step, tables = self.levels << self.bits, len(self.tables)
-        found = found + (torch.arange(self.levels, device=ids.device) << self.bits)
-        found = found + per_id(torch.arange(tables) * step, counts, ids)[:, None]
-        if self.covered is None:
-            return found
-        limits = torch.stack([per_id(limit, counts, ids) for limit in self.covered.unbind(1)], dim=1)
-        return torch.where(ids[:, None] < limits, found, tables * step)
-
-    # -- training -----------------------------------------------------------------------------------------------------
-
-    def distance(self) -> Tensor | None:
-        """What draws rows and cells to each other: the mean over the ids of the last lookup, times the tables."""
-        if self._seen is None:
-            return None
-        queries, vectors, _ = self._seen
-        to_cells = (queries - vectors.detach()).square().sum()
-        to_rows = (queries.detach() - vectors).square().sum()
-        return (self.config.commitment * to_cells + to_rows) * (len(self.tables) / max(1, len(queries)))
-
-    def after_step(self, step: int) -> None:
-        """Counts the cells that were taken; from time to time those that were not become rows of the last lookup."""
-        if self._seen is None or self.config.by_product or self.config.collapse not in (None, "reset"):
-            return
-        queries, _, chosen = (tensor.detach() for tensor in self._seen)
-        self._seen = None
-        self.codebooks.used += self.table.total(self._times_taken(chosen))
-        if (step + 1) % self.config.reset_every == 0:
-            self._reset(queries, chosen)
-
-    def _times_taken(self, chosen: Tensor) -> Tensor:
-        """How often each cell was chosen, float32 [T, L, K]."""
-        used = self.codebooks.used
-        return torch.bincount(chosen.flatten(), minlength=used.numel() + 1)[:-1].view_as(used).to(used.dtype)
-
-    @torch.no_grad()
-    def _reset(self, queries: Tensor, chosen: Tensor) -> None:
-        """Makes unused cells anew: what levels before leave of random rows of their table that were looked up."""
-        used = self.codebooks.used
-        cells = self.codebooks()
-        rows = cells.clone()
-        flat = torch.cat([cells.flatten(0, 2), cells.new_zeros(1, cells.shape[3])])
-        table = chosen[:, 0] // (self.levels << self.bits)
-        for t in range(len(self.tables)):
-            mine = (table == t).nonzero()[:, 0]
-            if not len(mine):
-                continue
-            rest = queries[mine]
-            for level in range(self.levels):
-                has = (chosen[mine, level] < len(flat) - 1).nonzero()[:, 0]
-                if len(has):
-                    drawn = torch.randint(len(has), (1 << self.bits,), device=has.device)
-                    rows[t, level] = rest[has[drawn]]
-                rest = rest - flat[chosen[mine, level]]
-        self.table.agree(rows)  # each process has looked up others
-        self.codebooks.revive(used == 0, rows)
-        used.zero_()
-
-    # -- what is served -----------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def stored(self, chunk: int = 1 << 18) -> tuple[list[Tensor], list[Tensor]]:
-        """Each table's packed codes, uint8, and its codebooks, float16; in evaluation mode."""
-        assert self.rows is not None
-        cells, largest = self.codebooks(), (1 << self.bits) - 1
-        codes = []
-        for t, (size, form) in enumerate(zip(self.rows, self.forms)):
-            found = []
-            for ids in torch.arange(size, device=cells.device).split(chunk):
-                counts = [0] * len(self.tables)
-                counts[t] = len(ids)
-                queries = self.table(self.transform(ids, counts))
-                found.append((self.choose(ids, queries, cells, counts) & largest).to(torch.uint8))
-            of_table = torch.cat(found)
-            codes += [pack(of_table[:n, level], self.bits) for level, n in enumerate(form.ids)]
-        return codes, [self.codebooks.floats(t) for t in range(len(self.tables))]
-
-
-def layout_of(spec: GroupSpec, config: QuantisedConfig) -> Layout:
-    """What is the same for all tables."""
-    return Layout(spec.embedding_dim, *config.layout)
 
 
 def _shapes(spec: GroupSpec, config: QuantisedConfig) -> list[tuple[int, int]]:

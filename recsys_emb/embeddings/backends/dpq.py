@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from recsys_emb.embeddings.backends._quantised import QuantisedBackend, QuantisedConfig
+from recsys_emb.embeddings.backends._coded import QuantisedConfig
+from recsys_emb.embeddings.backends._quantised import QuantisedBackend
 from recsys_emb.embeddings.base import GroupSpec, register
 from recsys_emb.errors import SettingError
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_emb.embeddings import plan_backend
-from recsys_emb.embeddings.backends._quantised import CodedPart
+from recsys_emb.embeddings.backends._coded import CodedPart
 from recsys_emb.embeddings.backends.dpq import DPQBackend
 from recsys_emb.embeddings.base import GroupSpec, TableSpec
 from recsys_emb.embeddings.posttraining.pq import PQ
@@ -106,7 +106,7 @@ def by_brute_force(part: CodedPart, table: int, rotation: np.ndarray | None = No
     cells = part.codebooks.stored()[table].half().double().numpy()
     rows = part.table.weight.split(list(part.rows or []))[table].double().numpy()
     rows = rows if rotation is None else rows @ rotation.T
-    product, levels, dim = part.codebooks.product, part.levels, rows.shape[1]
+    product, levels, dim = part.codebooks.product, len(part.columns), rows.shape[1]
     out = np.empty((len(rows), levels), int)
     for i, row in enumerate(rows):
         rest = row.copy()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recsys_emb.embeddings import plan_backend
-from recsys_emb.embeddings.backends._quantised import CodedPart
+from recsys_emb.embeddings.backends._coded import CodedPart
 from recsys_emb.embeddings.backends.mgqe import MGQEBackend
 from recsys_emb.embeddings.base import GroupSpec, TableSpec
 from recsys_emb.errors import UserError
