@@ -21,6 +21,7 @@ GOOD: list[tuple[str, dict[str, Any], int]] = [  # and the floats that they take
     ("multi_hash", {"rows": [100, 2, 3]}, 105 * 8),
     ("multi_hash", {"rows": [100, 2, 3], "importance": True}, 105 * 8 + 2 * 37),
     ("unified", {"rows": 13}, 13 * 4),
+    ("robe", {"floats": 64}, 64),
     ("qr", {"radices": [[10, 10], [30], [1, 7]]}, (20 + 30 + 8) * 8),
     ("qr", {"radices": [[5, 5, 4], [2, 5, 3], [7]]}, (14 + 10 + 7) * 8),
     ("low_rank", {"ranks": [8, 3, 1]}, 100 * 8 + (30 + 8) * 3 + (7 + 8)),
