@@ -240,6 +240,13 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         """The serving form: same rows in eval mode, nothing stored beyond ``storage()``."""
         return self
 
+    def see_counts(self, stats: Stats) -> None:
+        """Fills the arrays that say which ids are frequent; called where a backend is made to be trained.
+
+        Args:
+            stats: the counts that ``plan`` had.
+        """
+
     # -- what training calls ------------------------------------------------------------------------------------------
 
     @classmethod

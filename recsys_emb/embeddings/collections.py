@@ -61,6 +61,7 @@ class _Shared(nn.Module):
             fresh = type(backend)(backend.spec, backend.config, backend.device)
             for own, initial in zip(_tensors(backend), _tensors(fresh), strict=True):
                 own.copy_(initial)
+        self.groups.see_counts()
 
     def serving_bytes(self) -> int:
         """Bytes of all stored arrays once compacted."""
