@@ -76,6 +76,21 @@ class _Shared(nn.Module):
         terms = [t for backend, _, _ in self.groups if (t := backend.aux_loss()) is not None]
         return torch.stack(terms).sum() if terms else None
 
+    def after_backward(self, step: int) -> None:
+        """What methods do between backward and an optimizer's step; ``step`` counts from 0."""
+        for backend, _, _ in self.groups:
+            backend.after_backward(step)
+
+    def after_step(self, step: int) -> None:
+        """What methods do once the optimizer has stepped and dropped its gradients."""
+        for backend, _, _ in self.groups:
+            backend.after_step(step)
+
+    def after_epoch(self, epoch: int) -> None:
+        """What methods do at the end of an epoch, counted from 0."""
+        for backend, _, _ in self.groups:
+            backend.after_epoch(epoch)
+
     def search(self, score: Callable[[], float], seed: int = 1) -> Self:
         """The next stage of a method that has several, as optembed: the collection to train from here on.
 

@@ -118,15 +118,20 @@ class EmbeddingTable(nn.Module):
             self._move(values, src, dst)
 
     @torch.no_grad()
-    def reset(self, rows: Tensor) -> None:
-        """Makes distinct rows int64 [N] anew: initial values from new random numbers, the state of rows that begin now.
+    def reset(self, rows: Tensor, values: Tensor | None = None) -> None:
+        """Makes distinct rows int64 [N] anew, their state that of rows which begin now.
+
+        Args:
+            rows: which.
+            values: float [N, dim], what they begin with; None for initial values from new random numbers.
 
         Raises:
             RuntimeError: between a lookup and the step of its gradient.
         """
         self._check_between_steps()
-        values = self._initial(rows)
-        self.agree(values)
+        if values is None:
+            values = self._initial(rows)
+            self.agree(values)
         self._write(rows, values)
         if self.optimizer is not None:
             self.optimizer.reset(self._own(rows))

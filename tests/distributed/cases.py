@@ -12,6 +12,7 @@ STEPS = 12
 BACKENDS = [name for name in list_backends() if name != "optembed"]
 """All but the one that searches, which a single process has to do; see ``before_retraining``."""
 OPTIONS: dict[str, dict[str, Any]] = {
+    "cafe": {"every": 3},  # rows change owners
     "multi_hash": {"importance": True},
     "matryoshka": {"choices": [4]},  # of several widths every process draws its own
     "optembed": {"generations": 1, "parents": 2, "mutations": 2, "crossovers": 2},

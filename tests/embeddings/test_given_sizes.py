@@ -22,6 +22,11 @@ GOOD: list[tuple[str, dict[str, Any], int]] = [  # and the floats that they take
     ("multi_hash", {"rows": [100, 2, 3], "importance": True}, 105 * 8 + 2 * 37),
     ("unified", {"rows": 13}, 13 * 4),
     ("robe", {"floats": 64}, 64),
+    (
+        "cafe",
+        {"rows": [10, 30, 1], "owners": 20},
+        (10 + 30 + 1 + 20) * 8 + 2 * 3,
+    ),  # and 12 bytes for each 64 of 107 ids
     ("dhe", {"layers": 2, "hashes": 5, "hidden": 3}, 3 * (5 + 4) + 3 * (3 + 4) + (3 + 1) * 8),
     ("adapt_emb", {"rows": [10, 30, 1], "own": [50, 0, 2]}, (60 + 30 + 3) * 8),
     ("tt_rec", {"ranks": [0, 2, 1]}, 100 * 8 + (5 * 2 * 2 + 2 * 2 * 2 * 2 + 3 * 2 * 2) + (2 + 2 + 2) * 2),

@@ -106,17 +106,22 @@ class HashedBackend(ComposedBackend[H]):
 
     @classmethod
     def size(cls, spec: GroupSpec, config: H, budget: int, stats: Stats | None) -> H:
-        dim, most = spec.embedding_dim, most_rows(spec)
-        least = [_least(n, dim, config) for n in most]
-        shares = water_fill([n * dim for n in most], least, budget // 4, config.balance)
-        own = [0 if share == n * dim else n * config.floats_per_id for n, share in zip(most, shares)]
-        rows = [(share - floats) // dim for share, floats in zip(shares, own)]
-        left = budget // 4 - sum(own) - sum(rows) * dim
-        # Less than a row of each table is left; those that miss the least of one get it.
-        for t in sorted(range(len(rows)), key=lambda t: (own[t] - shares[t]) % dim):
-            if left >= dim and rows[t] + 1 < most[t]:
-                rows[t], left = rows[t] + 1, left - dim
-        return config.model_copy(update={"rows": tuple(rows)})
+        return config.model_copy(update={"rows": rows_within(budget, spec, config)})
+
+
+def rows_within(budget: int, spec: GroupSpec, config: HashedConfig) -> tuple[int, ...]:
+    """Rows of each table, and what its ids store for themselves, in at most ``budget`` bytes."""
+    dim, most = spec.embedding_dim, most_rows(spec)
+    least = [_least(n, dim, config) for n in most]
+    shares = water_fill([n * dim for n in most], least, budget // 4, config.balance)
+    own = [0 if share == n * dim else n * config.floats_per_id for n, share in zip(most, shares)]
+    rows = [(share - floats) // dim for share, floats in zip(shares, own)]
+    left = budget // 4 - sum(own) - sum(rows) * dim
+    # Less than a row of each table is left; those that miss the least of one get it.
+    for t in sorted(range(len(rows)), key=lambda t: (own[t] - shares[t]) % dim):
+        if left >= dim and rows[t] + 1 < most[t]:
+            rows[t], left = rows[t] + 1, left - dim
+    return tuple(rows)
 
 
 def hash_rows(rows: Sequence[int], probes: int, seed: int) -> HashedRows:

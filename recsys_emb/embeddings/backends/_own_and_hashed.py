@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from recsys_emb.embeddings.backends._hashed import HashedConfig, hash_rows
+from recsys_emb.embeddings.backends._hashed import HashedBackend, HashedConfig, hash_rows, most_rows, rows_within
 from recsys_emb.embeddings.base import FieldReport, GroupSpec
 from recsys_emb.embeddings.composed import OwnRows, Part, starts_of
 from recsys_emb.embeddings.counts import per_id
@@ -27,6 +29,44 @@ class OwnRowsConfig(HashedConfig):
         description="share of the bytes of tables without room for all ids that goes to ids with their own row; more: "
         "fewer lookups collide, and more ids share each hashed row",
     )
+
+
+O = TypeVar("O", bound=OwnRowsConfig)  # noqa: E741
+
+
+class OwnRowsBackend(HashedBackend[O]):
+    """A backend with such tables, which takes care of their sizes."""
+
+    needs_id_list = True
+
+    @classmethod
+    def split(cls, spec: GroupSpec, config: O, budget: int, indexed: bool, most: int) -> tuple[int, dict[int, int]]:
+        """How the bytes of tables without room for all ids are shared out.
+
+        Args:
+            spec: the tables.
+            config: with the ``rows`` that ``hash`` would have.
+            budget: bytes of the whole group.
+            indexed: an index must say which ids own a row.
+            most: no more ids can own one.
+
+        Returns:
+            How many ids of all these tables own a row, and for each the rows that its others share.
+        """
+        assert config.rows is not None
+        sizes, row = most_rows(spec), 4 * spec.embedding_dim
+        hashed = [t for t, n in enumerate(sizes) if config.rows[t] < n]
+        ids, left = (
+            sum(sizes[t] for t in hashed),
+            budget - row * (sum(config.rows) - sum(config.rows[t] for t in hashed)),
+        )
+        spent = min(int(config.frequent * left), left - row * len(hashed))  # every table has a hashed row
+        owners = min(most, own_rows_within(spent, ids, row, indexed))
+        if not owners:
+            return 0, {t: config.rows[t] for t in hashed}
+        left -= owners * row + indexed * index_bytes(ids, owners)
+        rest = replace(spec, tables=tuple(spec.tables[t] for t in hashed))
+        return owners, dict(zip(hashed, rows_within(left, rest, config)))
 
 
 class OwnAndHashed(Part):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from recsys_emb.embeddings.backends._hashed import HashedBackend, most_rows
-from recsys_emb.embeddings.backends._own_and_hashed import OwnAndHashed, OwnRowsConfig, most_frequent, own_rows_within
+from recsys_emb.embeddings.backends._hashed import most_rows
+from recsys_emb.embeddings.backends._own_and_hashed import OwnAndHashed, OwnRowsBackend, OwnRowsConfig, most_frequent
 from recsys_emb.embeddings.base import GroupSpec, Stats, TableSpec, falls_with_id, register
 from recsys_emb.embeddings.composed import check_length, size_error
-from recsys_emb.embeddings.row_index import index_bytes
 from recsys_emb.errors import SettingError
 
 
@@ -32,7 +30,7 @@ class AdaptEmbConfig(OwnRowsConfig):
 
 
 @register("adapt_emb")
-class AdaptEmbBackend(HashedBackend[AdaptEmbConfig]):
+class AdaptEmbBackend(OwnRowsBackend[AdaptEmbConfig]):
     """Adaptive embedding ("Adapt" in Zhang et al., "Experimental Analysis of Large-scale Learnable Vector Storage
     Compression", VLDB 2024, section 3): the ids with the highest counts, of all tables together, own rows, the others
     share M hashed ones.
@@ -49,7 +47,6 @@ class AdaptEmbBackend(HashedBackend[AdaptEmbConfig]):
     summary = "frequent ids own rows, the rest share hashed ones"
 
     Config = AdaptEmbConfig
-    needs_id_list = True
 
     def hashed_part(self, hashed: Sequence[int], device: torch.device | str | None) -> OwnAndHashed:
         assert self.config.rows is not None
@@ -89,25 +86,17 @@ class AdaptEmbBackend(HashedBackend[AdaptEmbConfig]):
     def size(cls, spec: GroupSpec, config: AdaptEmbConfig, budget: int, stats: Stats | None) -> AdaptEmbConfig:
         config = super().size(spec, config, budget, stats)
         assert config.rows is not None
-        sizes, row = most_rows(spec), 4 * spec.embedding_dim
-        rows, own = list(config.rows), [0] * len(sizes)
+        sizes, rows, own = most_rows(spec), list(config.rows), [0] * len(spec.tables)
         hashed = [t for t, n in enumerate(sizes) if rows[t] < n]
-        ids = sum(sizes[t] for t in hashed)
-        left = budget - row * (sum(rows) - sum(rows[t] for t in hashed))
         counts = [_counts(spec.tables[t], stats or {}) for t in hashed]
-        indexed = not all(map(falls_with_id, counts))
-        most = min(int(config.frequent * left), left - row * len(hashed))  # every table has a hashed row
-        owners = min(own_rows_within(most, ids, row, indexed), sum(int((c > 0).sum()) for c in counts))
+        indexed, seen = not all(map(falls_with_id, counts)), sum(int((c > 0).sum()) for c in counts)
+        owners, shared = cls.split(spec, config, budget, indexed, seen)
         if owners:
             ends = np.cumsum([sizes[t] for t in hashed])
             first = np.searchsorted(most_frequent(counts, owners), [0, *ends])
-            left -= owners * row + indexed * index_bytes(ids, owners)
-            rest = replace(spec, tables=tuple(spec.tables[t] for t in hashed))
-            shared = super().size(rest, config, left, stats).rows
-            assert shared is not None
-            for t, mine, others in zip(hashed, np.diff(first).tolist(), shared):
-                full = mine + others >= sizes[t]
-                own[t], rows[t] = (0, sizes[t]) if full else (mine, others)
+            for t, mine in zip(hashed, np.diff(first).tolist()):
+                full = mine + shared[t] >= sizes[t]
+                own[t], rows[t] = (0, sizes[t]) if full else (mine, shared[t])
         return config.model_copy(update={"rows": tuple(rows), "own": tuple(own), "indexed": indexed and any(own)})
 
 
