@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from recsys_emb.embeddings.counts import per_id
+from recsys_emb.embeddings.hashing import mix, seeds
+
+
+class Keys:
+    """A 64-bit key of each id: a bijection of each table's ids, another for every table.
+
+    Args:
+        tables: K.
+        seed: of the bijections.
+    """
+
+    def __init__(self, tables: int, seed: int) -> None:
+        self.seeds = seeds(tables, seed)
+
+    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
+        return mix(ids ^ per_id(self.seeds, counts, ids))
 
 
 def distinct(keys: Tensor) -> tuple[Tensor, Tensor]:

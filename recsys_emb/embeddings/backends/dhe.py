@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import EmbeddingBackend, FieldReport, GroupSpec, Stats, register
 from recsys_emb.embeddings.composed import ComposedBackend, SizedConfig
-from recsys_emb.embeddings.counts import per_id
-from recsys_emb.embeddings.distinct import distinct
-from recsys_emb.embeddings.hashing import hash_ids, mix, seeds
+from recsys_emb.embeddings.distinct import Keys, distinct
+from recsys_emb.embeddings.hashing import hash_ids, seeds
 from recsys_emb.embeddings.tables import fill_uniform
 
 PAPERS_HASHES = 1024
@@ -73,7 +72,7 @@ class DHEBackend(ComposedBackend[DHEConfig]):
         assert config.hashes is not None
         assert config.hidden is not None
         tables = len(spec.tables)
-        self.table_seeds = seeds(tables, config.seed)
+        self.keys = Keys(tables, config.seed)
         self.hash_seeds = seeds(config.hashes, config.seed + 1)
         std = (sum(t.init_std**2 for t in spec.tables) / tables) ** 0.5  # one network, so one scale
         inside = (config.hidden * MISH_SQUARED) ** -0.5  # keeps variance 1 from layer to layer
@@ -83,13 +82,13 @@ class DHEBackend(ComposedBackend[DHEConfig]):
         self.out = Out(config.hidden, spec.embedding_dim, std * inside, device)
 
     def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        keys = mix(ids ^ per_id(self.table_seeds, counts, ids))  # a bijection of each table's ids
+        keys = self.keys(ids, counts)
         places, numbers = distinct(keys)
         x = encoded(keys.index_select(0, places), self.hash_seeds)
         times = _times(numbers, places) if self.training else None
         for layer in self.hidden:
             x = layer(x, times, self.total)
-        return F.embedding(numbers, self.out(x))
+        return self.out(x).index_select(0, numbers)
 
     def describe(self) -> list[FieldReport]:
         return EmbeddingBackend.describe(self)

@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_emb.embeddings.base import GroupSpec, Stats, register
-from recsys_emb.embeddings.composed import ComposedBackend, HashedRows, Part, SizedConfig
-from recsys_emb.embeddings.hashing import MAX_ROWS, seeds
+from recsys_emb.embeddings.composed import ComposedBackend, Part, SizedConfig
+from recsys_emb.embeddings.distinct import Keys, distinct
+from recsys_emb.embeddings.hashing import MAX_ROWS, hash_ids, seeds
 from recsys_emb.embeddings.tables import block_table
 from recsys_emb.errors import SettingError
 
@@ -47,9 +48,9 @@ class RobeBackend(ComposedBackend[RobeConfig]):
     g_c(id) * A[s..s+Z-1] with s = h_c(id) any place in the array, which wraps round, and g_c = +-1; each table has its
     own hash functions. Without a budget: a tenth of the full tables.
 
-    The array lies in rows of Z floats, of which a chunk touches two neighbours; so gradients are sparse, and a step
-    costs what its chunks cost, not M. An optimizer updates the whole of both rows: Adam and SGD move each float as in
-    the flat array, row-wise Adagrad has one scale for Z neighbouring floats.
+    Each different id of a batch is cut once. The array lies in rows of Z floats, of which a chunk touches two
+    neighbours; so gradients are sparse, and a step costs what its chunks cost, not M. An optimizer updates the whole of
+    both rows: Adam and SGD move each float as in the flat array, row-wise Adagrad has one scale for Z of them.
 
         spec = GroupSpec((TableSpec("user", 10**6), TableSpec("item", 10**5)), 16)
         cls, config = plan_backend("robe", spec, budget=10**6)
@@ -90,24 +91,24 @@ class Chunks(Part):
         width, tables = _width(spec, config), len(spec.tables)
         chunks = -(-spec.embedding_dim // width)
         std = (sum(t.init_std**2 for t in spec.tables) / tables) ** 0.5  # one array, so one scale
-        places, signs = seeds(2 * tables * chunks, config.seed).view(2, tables, chunks)
-        none = torch.zeros(tables, dtype=torch.int64)
-        start = HashedRows(torch.full((tables,), config.floats), none, places)
-        super().__init__(
-            range(tables), start, block_table([config.floats // width], width, [std], device), form="shared"
-        )
-        self.sign = HashedRows(torch.full((tables,), 2), none, signs) if config.sign else None
-        self.dim = spec.embedding_dim
+        table = block_table([config.floats // width], width, [std], device)
+        super().__init__(range(tables), Keys(tables, config.seed), table, form="shared")
+        self.starts, self.signs = seeds(2 * chunks, config.seed + 1).view(2, chunks)
+        self.floats, self.flips, self.dim = config.floats, config.sign, spec.embedding_dim
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        starts = self.transform(ids, counts)  # [n, C]
+        keys = self.transform(ids, counts)
+        places, numbers = distinct(keys)
+        keys = keys.index_select(0, places)[:, None]  # [m, 1]
+        starts = hash_ids(keys, self.floats, self.starts.to(ids.device))  # [m, C]
         width, rows = self.table.weight.shape[1], self.table.num_rows
         row = torch.div(starts, width, rounding_mode="floor")
-        pairs = self.table(torch.stack([row, (row + 1) % rows], dim=2))  # [n, C, 2, Z]
+        pairs = self.table(torch.stack([row, (row + 1) % rows], dim=2))  # [m, C, 2, Z]
         chunks = _cut(pairs, starts - row * width)
-        if self.sign is not None:
-            chunks = chunks * (2 * self.sign(ids, counts) - 1)[:, :, None]
-        return chunks.flatten(1)[:, : self.dim]
+        if self.flips:
+            signs = 2 * hash_ids(keys, 2, self.signs.to(ids.device)) - 1
+            chunks = chunks * signs.to(chunks.dtype)[:, :, None]
+        return chunks.flatten(1)[:, : self.dim].index_select(0, numbers)
 
 
 @torch.fx.wrap

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -131,7 +130,7 @@ class Cores(Part):
         b = self.middle(digits[:, 1]).unflatten(1, (rank, d2 * rank))
         c = self.last(digits[:, 2]).unflatten(1, (rank, d3))
         ab = _matmul(a, b).flatten(1).unflatten(1, (d1 * d2, rank))
-        return F.embedding(numbers, _matmul(ab, c).flatten(1)[:, : self.dim])
+        return _matmul(ab, c).flatten(1)[:, : self.dim].index_select(0, numbers)
 
     def report(self, ids: Sequence[int], names: Sequence[str]) -> list[FieldReport]:
         return [FieldReport(name, n, 0, self.dim, 4 * f, self.form) for name, n, f in zip(names, ids, self.floats)]
