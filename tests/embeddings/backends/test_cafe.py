@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
 
+from recsys_emb.embeddings import make_embedding_bag_collection
 from recsys_emb.embeddings.backends._hot_sketch import EMPTY, SLOTS, HotSketch
 from recsys_emb.embeddings.backends.cafe import CafeBackend, CafeConfig
 from recsys_emb.embeddings.base import GroupSpec, TableSpec
@@ -155,6 +157,23 @@ def test_what_is_served_is_what_was_trained() -> None:
         assert planned == 4 * 6 * (34 + owners) + 4 * owners
         if owners:
             assert {3, 250, 300 + 199} < set(served.shared.index.kept().tolist())
+
+
+def test_rows_change_owners_in_a_loop_of_ones_own() -> None:
+    tables = [EmbeddingBagConfig(name="t", embedding_dim=6, num_embeddings=500, feature_names=["t"])]
+    collection = make_embedding_bag_collection(tables, "cafe", budget=0.2, every=2)
+    optimizer = torch.optim.SGD(collection.parameters(), 0.1)
+    hot = [7, 90, 400]
+    for number in range(4):
+        kjt = KeyedJaggedTensor(["t"], torch.tensor([*hot, number]), lengths=torch.ones(4, dtype=torch.int64))
+        collection(kjt).values().square().sum().backward()
+        collection.after_backward(number)
+        optimizer.step()
+        optimizer.zero_grad()
+        collection.after_step(number)
+        collection.after_epoch(number)
+        owners = set(collection.groups.backends[0].shared.owner_keys.tolist())
+        assert (set(hot) <= owners) == (number > 0)
 
 
 def test_owners_and_rows_go_together() -> None:
