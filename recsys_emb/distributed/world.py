@@ -42,7 +42,8 @@ class World:
         return make(device)
 
     def prepare_model(self, model: M) -> M:
-        """Tells layers that other processes hold parts of the batch, and tables that they draw other random numbers."""
+        """Tells layers and backends that other processes hold parts of the batch, and tables that they draw other
+        random numbers."""
         return model
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -102,7 +103,8 @@ class Ranks(World):
                 module.total = _Total.apply
             if isinstance(module, EmbeddingTable):
                 module.agree = partial(dist.broadcast, src=0)
-                module.total = _Total.apply
+            if isinstance(module, EmbeddingBackend):
+                module.total, module.gathered = _Total.apply, self.gather
         return model
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

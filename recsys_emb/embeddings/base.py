@@ -151,6 +151,11 @@ class Candidates(Protocol):
 C = TypeVar("C", bound=BackendConfig)
 
 
+def alone(values: Tensor) -> Tensor:
+    """What all processes have together, of one process."""
+    return values
+
+
 class EmbeddingBackend(nn.Module, ABC, Generic[C]):
     """The embedding of one group of tables.
 
@@ -161,6 +166,10 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         spec: the tables.
         config: as returned by ``plan``, all sizes fixed.
         device: where parameters are made; ``meta`` allocates nothing.
+
+    Attributes:
+        total: sums a tensor over the processes that train together, with its gradient; as many calls on each.
+        gathered: the rows [n, ...] of all of these processes one after another, the same on each.
     """
 
     name: ClassVar[str]
@@ -176,6 +185,8 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         super().__init__()
         self.spec = spec
         self.config = config
+        self.total: Callable[[Tensor], Tensor] = alone
+        self.gathered: Callable[[Tensor], Tensor] = alone
 
     # -- the one method a backend must have ---------------------------------------------------------------------------
 
@@ -239,6 +250,13 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
     def compact(self) -> EmbeddingBackend[Any]:
         """The serving form: same rows in eval mode, nothing stored beyond ``storage()``."""
         return self
+
+    def see_counts(self, stats: Stats) -> None:
+        """Fills the arrays that say which ids are frequent; called where a backend is made to be trained.
+
+        Args:
+            stats: the counts that ``plan`` had.
+        """
 
     # -- what training calls ------------------------------------------------------------------------------------------
 

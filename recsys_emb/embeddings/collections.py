@@ -61,6 +61,7 @@ class _Shared(nn.Module):
             fresh = type(backend)(backend.spec, backend.config, backend.device)
             for own, initial in zip(_tensors(backend), _tensors(fresh), strict=True):
                 own.copy_(initial)
+        self.groups.see_counts()
 
     def serving_bytes(self) -> int:
         """Bytes of all stored arrays once compacted."""
@@ -74,6 +75,21 @@ class _Shared(nn.Module):
         """What the method adds to the loss, from the last lookup; None for most."""
         terms = [t for backend, _, _ in self.groups if (t := backend.aux_loss()) is not None]
         return torch.stack(terms).sum() if terms else None
+
+    def after_backward(self, step: int) -> None:
+        """What methods do between backward and an optimizer's step; ``step`` counts from 0."""
+        for backend, _, _ in self.groups:
+            backend.after_backward(step)
+
+    def after_step(self, step: int) -> None:
+        """What methods do once the optimizer has stepped and dropped its gradients."""
+        for backend, _, _ in self.groups:
+            backend.after_step(step)
+
+    def after_epoch(self, epoch: int) -> None:
+        """What methods do at the end of an epoch, counted from 0."""
+        for backend, _, _ in self.groups:
+            backend.after_epoch(epoch)
 
     def search(self, score: Callable[[], float], seed: int = 1) -> Self:
         """The next stage of a method that has several, as optembed: the collection to train from here on.

@@ -48,6 +48,13 @@ class Groups(nn.Module):
         self.features = [
             [Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names] for members in self.tables
         ]
+        self.stats = stats or {}
+        self.see_counts()
+
+    def see_counts(self) -> None:
+        """Tells every backend the counts that it was planned with."""
+        for backend, _, _ in self:
+            backend.see_counts(self.stats)
 
     def __iter__(self) -> Iterator[tuple[EmbeddingBackend[Any], list[Feature], list[int]]]:
         """Each group's backend, features, and tables."""

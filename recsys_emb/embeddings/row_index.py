@@ -24,7 +24,7 @@ class RowIndex(nn.Module):
     Args:
         ids: N.
         rows: K.
-        device: where the buffers are made; ``fill`` gives them their content.
+        device: where the buffers are made. The first ids have the rows until ``fill`` says which.
     """
 
     words: Tensor
@@ -39,7 +39,13 @@ class RowIndex(nn.Module):
             self.register_buffer("words", torch.zeros(_words(ids), dtype=torch.int64, device=device))
             self.register_buffer("ranks", torch.zeros(_words(ids), dtype=torch.int32, device=device))
         elif self.kind == "list":
-            self.register_buffer("listed", torch.arange(rows, dtype=_list_dtype(ids), device=device))
+            self.register_buffer("listed", torch.zeros(rows, dtype=_list_dtype(ids), device=device))
+        if any(not buffer.is_meta for buffer in self.buffers()):
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Gives the first ids the rows."""
+        self.fill(torch.arange(self.rows))
 
     def fill(self, kept: Tensor) -> None:
         """``kept`` int64 [K]: the ids that have a row, rising."""

@@ -67,7 +67,6 @@ class EmbeddingTable(nn.Module):
             Adam and TorchRec's unsharded collections have). The trainer turns it on.
         optimizer: that of the rows, while they are trained.
         agree: makes values drawn here those of the first process, in place, where several train together.
-        total: the sum of values over the processes that train together.
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class EmbeddingTable(nn.Module):
         self.sparse_grad = False
         self.optimizer: RowOptimizer | None = None
         self.agree: Callable[[Tensor], object] = lambda values: None
-        self.total: Callable[[Tensor], Tensor] = lambda values: values
         if not self.weight.is_meta:
             self.reset_parameters()
 
@@ -131,8 +129,9 @@ class EmbeddingTable(nn.Module):
             RuntimeError: between a lookup and the step of its gradient.
         """
         self._check_between_steps()
-        values = self._initial(rows) if values is None else values.contiguous()
-        self.agree(values)
+        if values is None:
+            values = self._initial(rows)
+            self.agree(values)
         self._write(rows, values)
         if self.optimizer is not None:
             self.optimizer.reset(self._own(rows))

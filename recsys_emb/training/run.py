@@ -170,7 +170,12 @@ def _train(
         runtime.configure(config.seed, precision)
         runtime.reset_peak_rss()
         stages = stages_of(config, planned)
-        build = partial(world.build, planned.build, device)
+
+        def build() -> EmbeddingBackend:
+            backend = world.build(planned.build, device)
+            backend.see_counts(dataset.stats())
+            return backend
+
         runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world, stop)
         model, outcomes = runner.finish()
         whole = stage_model(run, dataset.schema, planned.spec, stages[-1].name, torch.device("meta"))

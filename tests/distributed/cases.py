@@ -12,6 +12,7 @@ STEPS = 12
 BACKENDS = [name for name in list_backends() if name != "optembed"]
 """All but the one that searches, which a single process has to do; see ``before_retraining``."""
 OPTIONS: dict[str, dict[str, Any]] = {
+    "cafe": {"every": 3},  # rows change owners
     "dpq": {"levels": 2, "bits": 3},
     "mgqe": {"levels": 3, "bits": 2},
     "multi_hash": {"importance": True},

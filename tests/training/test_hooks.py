@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recsys_emb.config import EmbeddingConfig, RunConfig
 from recsys_emb.data.store import open_dataset
-from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, ParamGroup, backend_registry
+from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec, ParamGroup, Stats, backend_registry
 from recsys_emb.embeddings.composed import OwnRows
 from recsys_emb.embeddings.tables import EmbeddingTable
 from recsys_emb.models.base import build_model
@@ -47,6 +47,9 @@ class Watching(EmbeddingBackend[Config]):
 
     def param_groups(self) -> list[ParamGroup]:
         return [ParamGroup("weight", [self.table.weight], self.config.lr_scale), ParamGroup("scale", [self.factor])]
+
+    def see_counts(self, stats: Stats) -> None:
+        self.counts = dict(stats)
 
     def after_step(self, step: int) -> None:
         rows = torch.arange(self.table.num_rows)
@@ -87,6 +90,14 @@ def config_of(prepared: Path, lr_scale: float = 1.0, **training: Any) -> RunConf
 
 def distance(a: Tensor, b: Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
+
+
+def test_a_backend_that_is_trained_sees_the_counts(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, known = watched(prepared, tmp_path / "run", monkeypatch, max_steps=1).counts, open_dataset(prepared).stats()
+    assert seen.keys() == known.keys()
+    assert all((seen[name] == counts).all() for name, counts in known.items())
 
 
 def test_hooks_see_rows_as_dense_adam_has_them(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

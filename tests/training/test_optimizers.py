@@ -218,6 +218,11 @@ def test_a_row_made_anew_has_its_initial_values_and_no_past(cls: type[TableOptim
     if cls is CatchUpAdam:
         assert not optimizer.exp_avg[[0, 3, 5]].any()
         assert not optimizer.exp_avg_sq[[0, 3, 5]].any()
+    given = torch.arange(8.0).view(2, 4)
+    table.reset(torch.tensor([2, 4]), given)
+    assert torch.equal(table.current(torch.tensor([2, 4])), given)
+    if cls is CatchUpAdam:
+        assert not optimizer.exp_avg[[2, 4]].any()
     # It trains on as a row of the same values would that was never looked up before.
     pull(table, optimizer, torch.tensor([3]), torch.tensor([3]))
     assert (table.weight[3] != 7).any()

@@ -5,7 +5,7 @@ n looked-up ids, T tables, L levels of K = 2^b cells, D columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -160,15 +160,20 @@ class CodedPart(Part):
         return (self.config.commitment * to_cells + to_rows) * (len(self.tables) / max(1, len(queries)))
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Counts the cells that were taken; from time to time those that were not become rows of the last lookup."""
+    def after_step(self, step: int, total: Callable[[Tensor], Tensor]) -> None:
+        """Counts the cells that were taken; from time to time those that were not become rows of the last lookup.
+
+        Args:
+            step: the number of the step.
+            total: sums over the processes that train together.
+        """
         seen, self._seen = self._seen, None
         if seen is None or self.config.by_product or self.config.collapse not in (None, "reset"):
             return
         used = self.codebooks.used
         for level, cells in enumerate(seen.chosen.unbind(1)):
             times = torch.bincount(cells, minlength=used[level].numel() + 1)[:-1]
-            used[level] += self.table.total(times.view_as(used[level]).to(used.dtype))
+            used[level] += total(times.view_as(used[level]).to(used.dtype))
         if (step + 1) % self.config.reset_every == 0:
             rows = self._missed(seen)
             for row in rows:

@@ -71,21 +71,23 @@ class HashedBackend(ComposedBackend[H]):
         hashed = [t for t in range(len(spec.tables)) if t not in own]
         self.parts = own_parts(own, spec, device)
         if hashed:
-            rows, tables, probes = (
-                [config.rows[t] for t in hashed],
-                [spec.tables[t] for t in hashed],
-                config.rows_per_id,
-            )
-            # A sum of k independent rows has k times the variance of one.
-            stds = [t.init_std / probes**0.5 for t in tables]
-            init_fns = [t.init_fn if probes == 1 else None for t in tables]
-            table = block_table(rows, spec.embedding_dim, stds, device, init_fns)
-            probe_seeds = seeds(len(rows) * probes, config.seed).view(len(rows), probes)
-            transform = HashedRows(torch.tensor(rows), starts_of(rows), probe_seeds)
-            ids = [t.num_embeddings for t in tables]
-            own_floats = [n * config.floats_per_id for n in ids]
-            form = "hashed" if probes == 1 else f"{probes} hashes"
-            self.parts["hashed"] = Part(hashed, transform, table, self.combiner(ids, device), form, rows, own_floats)
+            self.parts["hashed"] = self.hashed_part(hashed, device)
+
+    def hashed_part(self, hashed: Sequence[int], device: torch.device | str | None) -> Part:
+        """The tables that have fewer rows than ids."""
+        assert self.config.rows is not None
+        rows, tables = [self.config.rows[t] for t in hashed], [self.spec.tables[t] for t in hashed]
+        probes = self.config.rows_per_id
+        # A sum of k independent rows has k times the variance of one.
+        stds = [t.init_std / probes**0.5 for t in tables]
+        init_fns = [t.init_fn if probes == 1 else None for t in tables]
+        table = block_table(rows, self.spec.embedding_dim, stds, device, init_fns)
+        ids = [t.num_embeddings for t in tables]
+        own_floats = [n * self.config.floats_per_id for n in ids]
+        form = "hashed" if probes == 1 else f"{probes} hashes"
+        return Part(
+            hashed, hash_rows(rows, probes, self.config.seed), table, self.combiner(ids, device), form, rows, own_floats
+        )
 
     def combiner(self, ids: Sequence[int], device: torch.device | str | None) -> Combiner:
         """What makes a vector of the rows of hashed tables with so many ids."""
@@ -104,17 +106,28 @@ class HashedBackend(ComposedBackend[H]):
 
     @classmethod
     def size(cls, spec: GroupSpec, config: H, budget: int, stats: Stats | None) -> H:
-        dim, most = spec.embedding_dim, most_rows(spec)
-        least = [_least(n, dim, config) for n in most]
-        shares = water_fill([n * dim for n in most], least, budget // 4, config.balance)
-        own = [0 if share == n * dim else n * config.floats_per_id for n, share in zip(most, shares)]
-        rows = [(share - floats) // dim for share, floats in zip(shares, own)]
-        left = budget // 4 - sum(own) - sum(rows) * dim
-        # Less than a row of each table is left; those that miss the least of one get it.
-        for t in sorted(range(len(rows)), key=lambda t: (own[t] - shares[t]) % dim):
-            if left >= dim and rows[t] + 1 < most[t]:
-                rows[t], left = rows[t] + 1, left - dim
-        return config.model_copy(update={"rows": tuple(rows)})
+        return config.model_copy(update={"rows": rows_within(budget, spec, config)})
+
+
+def rows_within(budget: int, spec: GroupSpec, config: HashedConfig) -> tuple[int, ...]:
+    """Rows of each table, and what its ids store for themselves, in at most ``budget`` bytes."""
+    dim, most = spec.embedding_dim, most_rows(spec)
+    least = [_least(n, dim, config) for n in most]
+    shares = water_fill([n * dim for n in most], least, budget // 4, config.balance)
+    own = [0 if share == n * dim else n * config.floats_per_id for n, share in zip(most, shares)]
+    rows = [(share - floats) // dim for share, floats in zip(shares, own)]
+    left = budget // 4 - sum(own) - sum(rows) * dim
+    # Less than a row of each table is left; those that miss the least of one get it.
+    for t in sorted(range(len(rows)), key=lambda t: (own[t] - shares[t]) % dim):
+        if left >= dim and rows[t] + 1 < most[t]:
+            rows[t], left = rows[t] + 1, left - dim
+    return tuple(rows)
+
+
+def hash_rows(rows: Sequence[int], probes: int, seed: int) -> HashedRows:
+    """``probes`` hash functions for each table, into blocks of so many rows that lie one after another."""
+    probe_seeds = seeds(len(rows) * probes, seed).view(len(rows), probes)
+    return HashedRows(torch.tensor(rows), starts_of(rows), probe_seeds)
 
 
 def most_rows(spec: GroupSpec) -> list[int]:

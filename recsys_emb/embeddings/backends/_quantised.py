@@ -120,7 +120,7 @@ class QuantisedBackend(ComposedBackend[Q]):
 
     def after_step(self, step: int) -> None:
         if self.coded is not None:
-            self.coded.after_step(step)
+            self.coded.after_step(step, self.total)
 
     @property
     def coded(self) -> CodedPart | None:

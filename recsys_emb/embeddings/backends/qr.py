@@ -207,15 +207,16 @@ def radices_for(ids: int, partitions: int, rows: int) -> tuple[int, ...]:
 
 
 class MixedRadix:
-    """Digits of an id, each a row of its partition; a table's partitions lie one after another.
+    """Digits of an id, the least first, each a row of its partition.
 
     Args:
         radices: int64 [K, P].
+        starts: int64 [K, P], where each partition's rows start; None: a table's partitions lie one after another.
     """
 
-    def __init__(self, radices: Tensor) -> None:
+    def __init__(self, radices: Tensor, starts: Tensor | None = None) -> None:
         self.radices = radices
-        self.starts = starts_of(radices.flatten().tolist()).view_as(radices)
+        self.starts = starts_of(radices.flatten().tolist()).view_as(radices) if starts is None else starts
 
     def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows, rest = [], ids
