@@ -79,6 +79,8 @@ class Method:
     def check(self) -> None:
         """Raises UserError when a choice has an option that the method does not take."""
         for choice in self.choices:
+            if self.kind == "after" and choice.l2 != 1:
+                raise UserError(f"{self.name}: l2: is of trainings; this method is made of trained full tables")
             with settings_written_as(lambda setting: f"{self.name}: {setting}"):
                 if self.kind == "trained":
                     backend_config(backend_registry.get(self.uses), choice.options)

@@ -45,6 +45,7 @@ def test_the_settings_of_the_experiments_are_options_of_their_methods() -> None:
         ("int8: {choices: [{options: {scales: fp8}}]}", "int8: options.scales: input should be 'fp32' or 'fp16'"),
         ("hash: {choice: []}", "hash.choice: unknown key (did you mean 'choices'?); allowed: uses, choices"),
         ("hash: {choices: [{l2: -1}]}", "hash.choices.0.l2: input should be greater than or equal to 0, got -1"),
+        ("pq: {choices: [{l2: 0.1}]}", "pq: l2: is of trainings"),
         ("hash: {choices: []}", "hash.choices: "),
         ("hash: {choices: [{finetune: {}}]}", "hash: finetune: goes with post-training methods"),
         ("pq: {choices: [{finetune: {epoch: 1}}]}", "pq: finetune.epoch: unknown key (did you mean 'epochs'?)"),
