@@ -37,7 +37,7 @@ def sweep_page(name: str, results: Sequence[Result]) -> str:
 
 
 _GRID_NOTE = (
-    "Budgets are ratios to the full tables of the config's width. Behind the AUC stands the ratio that the method took."
+    "Budgets are ratios to the full tables of the config's width. Below an AUC stands the ratio that the method took."
 )
 _FIGURES_NOTE = (
     "Lost is the test AUC of the full tables minus that of the row, seed by seed, in thousandths. Embeddings, "
@@ -118,7 +118,7 @@ def _mean(row: Row, key: str, spec: str, unit: float = 1) -> html.Cell:
 
 
 def _size(mean: float | None) -> html.Cell:
-    return html.Cell("–") if mean is None else html.Cell(in_mb(round(mean)), value=mean)
+    return html.Cell("–") if mean is None else html.Cell(in_mb(round(mean)) if mean else "0", value=mean)
 
 
 def _trials(results: Sequence[Result]) -> str:
