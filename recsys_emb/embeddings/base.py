@@ -200,6 +200,14 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
 
         Returns:
             float [N, embedding_dim].
+
+        Example:
+            A batch with two users and three items::
+
+                table    user      item
+                ids    [ 4  9 |  1  1  3 ]    int64 [5]
+                counts [  2   |     3    ]    a tuple of ints, one a table
+                ->     [ u4 u9 | i1 i1 i3 ]   float [5, embedding_dim]
         """
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:

@@ -65,9 +65,9 @@ class CCEBackend(ComposedBackend[CCEConfig]):
     share holds all its ids is full. Without a budget: a tenth of the full tables.
 
     Example:
-        >>> collection = make_embedding_bag_collection(tables, "cce", budget=0.1)  # doctest: +SKIP
-        >>> for epoch in range(5):  # doctest: +SKIP
-        ...     train_one_epoch(collection), collection.groups.backends[0].after_epoch(epoch)
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "cce", budget=0.1).serving_bytes()
+        63977
     """
 
     summary = "ids share rows that are clustered at the ends of epochs"

@@ -57,9 +57,9 @@ class DPQBackend(QuantisedBackend[DPQConfig]):
     and Product Quantization based Embedding Index", 2021.
 
     Example:
-        >>> collection = make_embedding_bag_collection(tables, "dpq", budget=0.05)  # doctest: +SKIP
-        >>> loss = criterion(model(batch), labels) + collection.aux_loss()  # doctest: +SKIP
-        >>> served = collection.compact()  # doctest: +SKIP
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "dpq", budget=0.1).serving_bytes()
+        63524
     """
 
     summary = "product codes trained with the model, straight-through"

@@ -41,6 +41,11 @@ class FieldDimBackend(ComposedBackend[FieldDimConfig]):
     Without widths the budget decides: the largest uniform width that fits, at least 1; then tables grow to the next
     power of two, in rounds from the smallest table on, as there is room. A small table's columns cost the least, and
     each of its rows is seen most often in training. Without a budget: D columns.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "field_dim", budget=0.1).serving_bytes()
+        40000
     """
 
     summary = "one width per table, zero-padded to D; 0 leaves a field out"

@@ -23,6 +23,11 @@ class FullBackend(EmbeddingBackend[BackendConfig]):
     """One row of D floats for every id: 4 N D bytes.
 
     All tables of the group lie in one physical table, so a batch costs one gather whatever the number of fields.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "full").serving_bytes()
+        640000
     """
 
     summary = "one row of D floats for every id"

@@ -16,6 +16,11 @@ class HashBackend(HashedBackend[HashConfig]):
 
     A table of N ids keeps M rows, vector(id) = E[h(id)] with h a seeded mixing hash: 4 M D bytes. A table that has
     room for all its ids is full, without hashing. Without a budget: a tenth of the full tables.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "hash", budget=0.1).serving_bytes()
+        64000
     """
 
     summary = "ids share hashed rows"

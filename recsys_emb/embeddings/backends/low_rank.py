@@ -36,6 +36,11 @@ class LowRankBackend(ComposedBackend[LowRankConfig]):
     All tables get the largest rank that the budget allows. What is left makes the smallest tables full, then gives
     one more rank, and a table whose factors would not be smaller is full anyway. The least is rank 1, about 1 / D of
     the full tables. Without a budget: a quarter.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "low_rank", budget=0.1).serving_bytes()
+        40064
     """
 
     summary = "the table as a product of two thin factors"

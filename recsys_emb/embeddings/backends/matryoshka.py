@@ -30,6 +30,11 @@ class MatryoshkaBackend(FieldDimBackend):
     losses of all widths; here each looked-up id keeps a random one (Rippel et al., "Learning Ordered Representations
     with Nested Dropout", 2014), which costs one pass and lets widths differ between fields. Training holds full tables;
     what is served is ``field_dim`` at the widths that are given or fit the budget.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "matryoshka", budget=0.1).serving_bytes()
+        40000
     """
 
     summary = "one training for all widths, then each table is cut to one"

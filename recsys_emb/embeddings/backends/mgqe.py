@@ -34,9 +34,9 @@ class MGQEBackend(QuantisedBackend[MGQEConfig]):
     a budget: a twentieth of the full tables.
 
     Example:
-        >>> collection = make_embedding_bag_collection(tables, "mgqe", budget=0.05)  # doctest: +SKIP
-        >>> loss = criterion(model(batch), labels) + collection.aux_loss()  # doctest: +SKIP
-        >>> served = collection.compact()  # doctest: +SKIP
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "mgqe", budget=0.1).serving_bytes()
+        61730
     """
 
     summary = "codes trained with the model, more for frequent ids than for rare ones"

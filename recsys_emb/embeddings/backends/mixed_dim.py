@@ -68,6 +68,11 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
     is the mean count of a block's ids. Blocks are ranges of ids, since an encoder numbers ids by falling count; id 0,
     out-of-vocabulary, belongs to the first block. The least is width 1 for all, about 1 / D of the full tables. Without
     a budget: a quarter.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "mixed_dim", budget=0.1).serving_bytes()
+        40064
     """
 
     summary = "frequent ids get wide rows, rare ones narrow, projected to D"

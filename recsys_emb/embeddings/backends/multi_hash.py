@@ -46,6 +46,11 @@ class MultiHashBackend(HashedBackend[MultiHashConfig]):
     4 k N with importance weights. A table whose share of the budget holds all its ids is full.
 
     Importance weights are the paper's, but take bytes for every id, so a small budget goes without.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "multi_hash", budget=0.1).serving_bytes()
+        64000
     """
 
     summary = "sum of several hashed rows, weighted per id where that fits"

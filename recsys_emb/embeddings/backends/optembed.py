@@ -76,6 +76,11 @@ class OptEmbedBackend(ComposedBackend[OptEmbedConfig]):
 
     This class is the supernet; its ``serving_bytes`` are the upper bound of what the search may find: the budget, or
     the full tables.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "optembed", budget=0.1).serving_bytes()
+        64000
     """
 
     summary = "learned thresholds drop rows, a search finds each field's width"

@@ -74,6 +74,11 @@ class QRBackend(ComposedBackend[QRConfig]):
     digits. Bytes: 4 D sum(m_j); m_0 is made as large, and the rest as small and equal, as the budget allows. A table
     whose share of the budget holds all its ids is full. Without a budget: a quarter of the full tables, four
     collisions as in the paper.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "qr", budget=0.1).serving_bytes()
+        58944
     """
 
     summary = "quotient-remainder: one row per digit of the id, combined"

@@ -55,6 +55,11 @@ class RobeBackend(ComposedBackend[RobeConfig]):
         spec = GroupSpec((TableSpec("user", 10**6), TableSpec("item", 10**5)), 16)
         cls, config = plan_backend("robe", spec, budget=10**6)
         vectors = cls(spec, config)(torch.tensor([7, 8, 9]), [2, 1])  # [3, 16]
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "robe", budget=0.1).serving_bytes()
+        64000
     """
 
     summary = "every vector is cut from one array at hashed places"

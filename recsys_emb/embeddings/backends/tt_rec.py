@@ -56,6 +56,11 @@ class TTRecBackend(ComposedBackend[TTRecConfig]):
         spec = GroupSpec((TableSpec("user", 10**6), TableSpec("item", 10**5)), 16)
         cls, config = plan_backend("tt_rec", spec, budget=10**6)
         vectors = cls(spec, config)(torch.tensor([7, 8, 9]), [2, 1])  # [3, 16]
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "tt_rec", budget=0.1).serving_bytes()
+        59296
     """
 
     summary = "the table as a product of three tensor-train cores"

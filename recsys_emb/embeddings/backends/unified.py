@@ -42,6 +42,11 @@ class UnifiedBackend(ComposedBackend[UnifiedConfig]):
     One M x W table for all tables of the group; vector(id of table t) = concatenation (W = D / c) or sum (W = D) of
     E[h_tj(id)] over c probes j: 4 M W bytes. Each field has its own hash functions, so two fields collide at random,
     which a model can tell apart. Without a budget: a tenth of the full tables.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "unified", budget=0.1).serving_bytes()
+        64000
     """
 
     summary = "all tables share one, each with its own hash seeds"
