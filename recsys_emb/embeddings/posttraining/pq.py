@@ -60,7 +60,7 @@ class PQ(PostTraining[PQConfig]):
     may also keep its first rows as they are, in float16. The least is one row for each table.
 
     Example:
-        >>> collection.compact("pq", budget=0.02, stats=counts)  # doctest: +SKIP
+        ``collection.compact("pq", budget=0.02, stats=counts)``, ``recsys-emb compact RUN --method pq --budget 0.02``.
     """
 
     summary = "rows as packed codes of a few bits, into codebooks fitted by k-means"
