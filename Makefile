@@ -54,6 +54,7 @@ bench: install $(if $(PEERS),peers)
 	done
 	$(BENCH).training --model din --out $(RESULTS)/training-din.json $(if $(PEERS),--peer fuxictr deepctr)
 	$(BENCH).backends
+	$(BENCH).lookup
 	$(BENCH).data $(if $(PEERS),--peer fuxictr)
 	$(BENCH).predict $(if $(PEERS),--peer fuxictr deepctr)
 	$(BENCH).scale

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import backends, data, predict, robustness, scale, training
+from benchmarks import backends, data, lookup, predict, robustness, scale, training
 from benchmarks._peer import PYTHON
 
 SMALL = ["--rounds", "2", "--batch-size", "64"]
@@ -63,6 +63,18 @@ def test_a_peer_trains_the_same_rows(model: str, peer: str, tmp_path: Path) -> N
     assert [(r["peer"], r["tuned"]) for r in result["peers"]] == [(peer, False), (peer, True)]
     assert all(r["speedup"] == r["step_ms"]["median"] / r["our_step_ms"]["median"] for r in result["peers"])
     assert f"| {peer} | tuned |" in text
+    if model == "deepfm":  # 4 layers of 400 on equal inputs, whatever the factorization machine does
+        assert all(r["gflop"] == pytest.approx(r["our_gflop"], rel=0.02) for r in result["peers"])
+
+
+def test_lookups_of_serving_forms_are_compared_with_full(tmp_path: Path) -> None:
+    arguments = ["--methods", "hash", "pq", "optembed", "--ids", "20000", "--lookups", "1", *SMALL]
+    result, text = run(lookup.main, tmp_path / "l.json", *arguments)
+    assert [r["method"] for r in result["rows"]] == ["full", "hash", "pq", "optembed"]
+    assert result["rows"][0]["ratio"] == result["rows"][0]["share"] == 1
+    assert all(ordered(r["lookup_ms"]) for r in result["rows"])
+    assert all(r["share"] <= 0.1 for r in result["rows"][1:])
+    assert "| pq | " in text
 
 
 def test_backends_are_compared_with_full(tmp_path: Path) -> None:
