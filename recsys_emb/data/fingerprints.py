@@ -228,7 +228,7 @@ def planned_bytes(served_as: np.ndarray, bits: int = DEFAULT_BITS) -> int:
     """
     rows = served_as[1:]
     kept = rows[rows != OOV_ID]
-    vetoes = (len(rows) - len(kept) + 1) / 2**bits
+    vetoes = (len(rows) - len(kept) + 1) / 2**bits if len(kept) else 0  # what is taken for id 0 is not mistaken
     return _HEADER + _numbering(kept, bits).bytes + 8 * math.ceil(vetoes + 5 * math.sqrt(vetoes))
 
 

@@ -73,8 +73,7 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     with settings_written_as(config_key), within_total(e.budget, rest) as own:
         backend, sized = plan_backend(e.backend, spec, budget_bytes(own, spec.full_bytes), stats, e.options)
     if (made := config.compact) is not None:
-        least = None if made.vocabulary == "exact" else 0  # of fingerprints, which depend on what is made
-        with settings_written_as("compact.{}".format), within_total(made.budget, rest, least) as own:
+        with settings_written_as("compact.{}".format), within_total(made.budget, rest, fitted=True) as own:
             plan_compression(spec, made.method, own, stats, made.options)
     return Plan(spec, backend, sized)
 

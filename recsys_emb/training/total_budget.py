@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from recsys_emb.config import RunConfig
 from recsys_emb.data.fingerprints import most_bytes, planned_bytes
 from recsys_emb.data.store import EncodedDataset
@@ -39,6 +41,12 @@ class Beside:
     sizes: dict[str, int]
     raw: int
     bits: int | None
+
+    def least_vocabulary(self) -> int:
+        """Bytes of the vocabularies where every id has the same row."""
+        if self.bits is None:
+            return self.raw
+        return len(self.sizes) * planned_bytes(np.zeros(1, np.int64), self.bits)
 
     def vocabulary(self, backend: EmbeddingBackend[Any] | None = None) -> int:
         """Bytes of the vocabularies beside a serving form; at most, without one."""
@@ -74,13 +82,13 @@ def beside(config: RunConfig, dataset: EncodedDataset, spec: GroupSpec, bits: in
 
 
 @contextmanager
-def within_total(budget: Budget, rest: Callable[[], Beside], vocabulary: int | None = None) -> Iterator[Budget]:
+def within_total(budget: Budget, rest: Callable[[], Beside], fitted: bool = False) -> Iterator[Budget]:
     """What embeddings may take: what a total leaves, any other budget as it is.
 
     Args:
         budget: as it was given.
         rest: what is served beside.
-        vocabulary: bytes of fingerprints, where they are counted elsewhere; absent: the most that vocabularies take.
+        fitted: fingerprints will be counted beside what a method makes, so only the least that they take is left out.
 
     Raises:
         BudgetTooSmall: it was raised inside; of a total it says what all needs at least.
@@ -89,11 +97,12 @@ def within_total(budget: Budget, rest: Callable[[], Beside], vocabulary: int | N
         yield budget
         return
     served = rest()
-    taken = served.dense + (served.vocabulary() if vocabulary is None else vocabulary)
+    vocabulary = served.least_vocabulary() if fitted else served.vocabulary()
+    taken = served.dense + vocabulary
     try:
         yield max(budget.bytes - taken, 2)  # 1 would be a ratio
     except BudgetTooSmall as error:
-        own = "fingerprints" if vocabulary is not None else f"{taken - served.dense:,} of vocabularies"
+        own = f"{vocabulary:,} of vocabularies" if not fitted or served.bits is None else "fingerprints"
         also = f" with {own} and {served.dense:,} of the network"
         raise BudgetTooSmall(error.method, budget.bytes, error.min_bytes + taken, also) from None
 
@@ -118,14 +127,15 @@ def compressed_within(
         with within_total(budget, rest) as own:
             return compress(own)
     assert isinstance(budget, TotalBudget)
-    with within_total(budget, lambda: served, vocabulary=0) as left:
+    with within_total(budget, lambda: served, fitted=True) as left:
         assert isinstance(left, int)
         return _largest(left, served, compress)
 
 
 def _largest(left: int, served: Beside, compress: Callable[[Budget], PostTraining[Any]]) -> PostTraining[Any]:
-    """The largest form found that fits in ``left`` bytes with its vocabularies, which grow with it."""
-    sure, high = left - served.vocabulary(), left
+    """The largest form found that fits in ``left`` bytes with its fingerprints beyond the least, which grow with it."""
+    least = served.least_vocabulary()
+    sure, high = left - (served.vocabulary() - least), left
     best, low, own, smallest = None, 0, max(sure, left // 2, 2), left + 1
     for _ in range(_FITS):
         try:
@@ -136,7 +146,7 @@ def _largest(left: int, served: Beside, compress: Callable[[Budget], PostTrainin
             own = error.min_bytes
             made = compress(own)
         size = made.serving_bytes()
-        room = left - served.vocabulary(made)
+        room = left - (served.vocabulary(made) - least)
         if size <= room:
             best, low, high = made, own, min(high, room)
             if room - size <= _NEAR * left:

@@ -94,8 +94,13 @@ def test_beside_fingerprints_it_is_found_by_trying(full: RunDir, tmp_path: Path)
     files = sum(f.stat().st_size for f in (tmp_path / "a/fingerprints").iterdir())
     assert report["serving_bytes"] + files == report["served_bytes"] - network
     assert 0.6 * most < report["served_bytes"] - network <= most
-    with pytest.raises(BudgetTooSmall, match=r"--budget: pq cannot fit in [0-9,]+ bytes with fingerprints and "):
+    with pytest.raises(
+        BudgetTooSmall, match=r"--budget: pq cannot fit in [0-9,]+ bytes with fingerprints and "
+    ) as refused:
         write_artifact(full, tmp_path / "b", "pq", TotalBudget(network + 8_000), vocabulary="fingerprint")
+    least = TotalBudget(least_of(refused.value))
+    made = write_artifact(full, tmp_path / "b", "pq", least, evaluate=False, vocabulary="fingerprint")
+    assert made["served_bytes"] <= least.bytes
 
 
 def test_a_section_meets_it_too(prepared: Path, full: RunDir, tmp_path: Path) -> None:
