@@ -10,16 +10,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recsys_emb.embeddings.counts import all_equal
+from recsys_emb.embeddings.counts import all_equal, tally
+from recsys_emb.embeddings.distinct import distinct
 
 
 def choose(
-    queries: Tensor, books: list[Tensor], columns: list[tuple[int, int]], counts: Sequence[int], by_product: bool
+    queries: Tensor,
+    rows: Tensor,
+    books: list[Tensor],
+    columns: list[tuple[int, int]],
+    counts: Sequence[int],
+    by_product: bool,
 ) -> Tensor:
     """Each level's nearest cell, or that with the largest product; of a residual code to what those before leave.
 
     Args:
         queries: float32 [n, D], table-major.
+        rows: int64 [n]; equal ones, of one table, have equal queries, which are looked at once.
         books: of each level, float32 [T, K, d_l].
         columns: first column and end of each.
         counts: how many queries belong to each table.
@@ -28,19 +35,29 @@ def choose(
     Returns:
         int64 [n, L], numbers of cells within their level and table.
     """
-    return _choose(queries, books, columns, list(counts), by_product)
+    return _choose(queries, rows, books, columns, list(counts), by_product)
 
 
 @torch.fx.wrap
 def _choose(
-    queries: Tensor, books: list[Tensor], columns: list[tuple[int, int]], counts: list[int], by_product: bool
+    queries: Tensor,
+    rows: Tensor,
+    books: list[Tensor],
+    columns: list[tuple[int, int]],
+    counts: list[int],
+    by_product: bool,
 ) -> Tensor:
     if torch.jit.is_scripting():
         return _chosen(queries, books, columns, counts, by_product)
     if queries.is_meta or torch.compiler.is_exporting():
         return _chosen(queries, books, columns, counts, by_product)
     with torch.autocast(queries.device.type, enabled=False):  # as codes are when they are served
-        return _chosen(queries, books, columns, counts, by_product)
+        if torch.compiler.is_compiling():
+            return _chosen(queries, books, columns, counts, by_product)
+        places, numbers = distinct(rows)  # table by table, as rows of tables lie
+        ends = torch.tensor(counts, device=rows.device).cumsum(0)
+        per_table = tally(torch.bucketize(places, ends, right=True), len(counts))
+        return _chosen(queries[places], books, columns, per_table, by_product).index_select(0, numbers)
 
 
 def _chosen(

@@ -140,7 +140,8 @@ class CodedPart(Part):
     def choose(self, ids: Tensor, turned: Tensor, books: list[Tensor], counts: Sequence[int]) -> Tensor:
         """The numbers of each id's cells, among those of their level, int64 [n, L]; T K stands for none."""
         by = books if self.codebooks.keys is None else self.codebooks.by_level(self.codebooks.keys)
-        found = choose(turned, [book.detach() for book in by], self.columns, counts, self.config.by_product)
+        rows, by = self.transform(ids, counts), [book.detach() for book in by]
+        found = choose(turned, rows, by, self.columns, counts, self.config.by_product)
         tables = torch.arange(len(self.tables)) << self.bits
         found = found + per_id(tables, counts, ids)[:, None]
         if self.covered is None:

@@ -51,8 +51,8 @@ class DPQBackend(QuantisedBackend[DPQConfig]):
     - ``sx``: softmax(q K^T) over keys K, vector V[argmax] + s - sg(s) with s = softmax(q K^T) sg(V).
 
     Served are codes and cells: N L b / 8 + 2 K D bytes a table (residual codes: 2 L K D). A small table that takes no
-    more so keeps its rows in float16. Without a budget: a twentieth of the full tables. A step compares each looked-up
-    id with K cells. ``residual`` codes of one bit are recurrent binary ones (Gan et al., "Binary Embedding-based
+    more so keeps its rows in float16. Without a budget: a twentieth of the full tables. A step compares each different
+    id with L K cells. ``residual`` codes of one bit are recurrent binary ones (Gan et al., "Binary Embedding-based
     Retrieval at Tencent", 2023); ``rotation`` is trained as in Zhang et al., "Joint Learning of Deep Retrieval Model
     and Product Quantization based Embedding Index", 2021.
 

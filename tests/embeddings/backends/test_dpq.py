@@ -71,6 +71,16 @@ def test_rows_and_cells_are_drawn_to_each_other() -> None:
     torch.testing.assert_close(part.codebooks.books.grad[0, 0], to_rows)
 
 
+def test_each_coded_table_has_its_part_of_what_draws_rows_and_cells() -> None:
+    backend, part = made(levels=1, bits=2)  # two coded tables, and a plain one
+    vectors = backend(torch.tensor([5, 1, 7, 8]), [1, 1, 2])
+    rows = part.table.weight[[5, 1007, 1008]]
+    missed = (rows - vectors[[0, 2, 3]]).square().sum(1).mean()
+    loss = backend.aux_loss()
+    assert loss is not None
+    assert loss.item() == pytest.approx(2 * 1.25 * missed.item(), rel=1e-5)
+
+
 def test_sx_takes_the_value_of_the_largest_product_and_learns_by_the_softmax() -> None:
     backend, part = with_cells([[5.0, -1.0], [2.0, 4.0]], ROWS[:1], variant="sx")
     keys, values, query, scale = np.array([[3.0, 0.0], [-1.0, 2.0]]), CELLS, np.array(ROWS[0]), np.array([1.0, 2.0])
