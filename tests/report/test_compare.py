@@ -177,10 +177,10 @@ def test_only_budgets_of_one_method_are_joined(make_run):
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["qr, learning_rate=0.001", "qr, learning_rate=0.01"]
 
 
-def test_no_two_methods_have_one_colour_or_one_sign(make_run):
+def test_no_two_methods_have_one_colour_and_one_sign(make_run):
     runs = [make_run(name, backend=name) for name in list_backends()]
     drawn = [c.lines[0] for c in plots.memory_auc(load_reports(runs)).containers]
-    assert len({line.get_color() for line in drawn}) == len({line.get_marker() for line in drawn}) == len(runs)
+    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == len(runs)
 
 
 def test_methods_and_models_differ_without_colour(make_run):
