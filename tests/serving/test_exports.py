@@ -63,6 +63,13 @@ def agree(model: ByField, logits: Callable[[Inputs], Tensor]) -> None:
 # -- torch ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["full", "multi_hash", "optembed", "pq", "prune"])
+def test_torch_exports(name: str, tmp_path: Path) -> None:
+    model = model_of("deepfm", served("deepfm", name, {}))
+    agree(model, to_torch(model, {}, tmp_path / "m.pt2").logits)
+
+
+@pytest.mark.stress
 @every_form
 def test_torch_exports_of_every_form(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     model = model_of("deepfm", served("deepfm", name, options))
@@ -75,6 +82,7 @@ def test_torch_exports_of_every_model(model: str, tmp_path: Path) -> None:
     agree(made, to_torch(made, {}, tmp_path / "m.pt2").logits)
 
 
+@pytest.mark.stress
 @every_hash
 def test_torch_exports_take_raw_hashes(name: str, tmp_path: Path) -> None:
     model = model_of("lr", served("lr", name, {}, HASHED), HASHED)
