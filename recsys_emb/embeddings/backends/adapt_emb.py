@@ -39,10 +39,6 @@ class AdaptEmbBackend(OwnRowsBackend[AdaptEmbConfig]):
     otherwise an index for all tables takes at most 3/16 byte an id (:class:`RowIndex`). Tables with room for all ids
     are full; without counts no id owns a row (as in ``hash``). Without a budget: a tenth of the full tables.
 
-        spec = GroupSpec((TableSpec("user", 10**6), TableSpec("item", 10**5)), 16)
-        cls, config = plan_backend("adapt_emb", spec, 10**6, {"user": user_counts, "item": item_counts})
-        vectors = cls(spec, config)(torch.tensor([7, 8, 9]), [2, 1])  # [3, 16]
-
     Example:
         >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
         >>> make_embedding_bag_collection([table], "adapt_emb", budget=0.1).serving_bytes()

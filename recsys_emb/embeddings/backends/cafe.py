@@ -61,10 +61,6 @@ class CafeBackend(OwnRowsBackend[CafeConfig]):
     sketch has, everything else what the batch has. The paper's levels between hot and not are left out.
     Without a budget: a tenth of the full tables.
 
-        spec = GroupSpec((TableSpec("user", 10**6), TableSpec("item", 10**5)), 16)
-        cls, config = plan_backend("cafe", spec, budget=10**6)
-        vectors = cls(spec, config)(torch.tensor([7, 8, 9]), [2, 1])  # [3, 16]
-
     Example:
         >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
         >>> make_embedding_bag_collection([table], "cafe", budget=0.1).serving_bytes()

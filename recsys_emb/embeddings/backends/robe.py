@@ -52,10 +52,6 @@ class RobeBackend(ComposedBackend[RobeConfig]):
     neighbours; so gradients are sparse, and a step costs what its chunks cost, not M. An optimizer updates the whole of
     both rows: Adam and SGD move each float as in the flat array, row-wise Adagrad has one scale for Z of them.
 
-        spec = GroupSpec((TableSpec("user", 10**6), TableSpec("item", 10**5)), 16)
-        cls, config = plan_backend("robe", spec, budget=10**6)
-        vectors = cls(spec, config)(torch.tensor([7, 8, 9]), [2, 1])  # [3, 16]
-
     Example:
         >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
         >>> make_embedding_bag_collection([table], "robe", budget=0.1).serving_bytes()
