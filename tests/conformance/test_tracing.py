@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,15 @@ def same(collection: nn.Module, traced: Callable[..., Any]) -> None:
         expected = vectors(collection(kjt))
         torch.manual_seed(1)
         torch.testing.assert_close(vectors(traced(kjt)), expected)
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """TorchScript keeps every class that it has compiled, tens of megabytes a test."""
+    yield
+    torch._C._jit_clear_class_registry()
+    torch.jit._state._clear_class_state()
+    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
 
 
 @pytest.mark.parametrize("make", [ebc, sequences], ids=["bags", "sequences"])
