@@ -29,11 +29,13 @@ from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.tables import EmbeddingTable
 from recsys_emb.errors import UserError
 from recsys_emb.models.base import CTRModel, build_model, model_registry
-from recsys_emb.sizes import budget_bytes
+from recsys_emb.sizes import budget_bytes, human_bytes
 from recsys_emb.training.optimizers import TABLE_OPTIMIZERS
 
 SAMPLE_ROWS = 4096
 """Rows of a batch that are really computed; a larger batch is counted in proportion."""
+MOST_FILLED, MOST_WEIGHTS = 1 << 28, 1 << 22
+"""Bytes of arrays beside tables that a plan fills, and weights beside them that it computes with: it takes seconds."""
 
 
 def plan_run(config: RunConfig, workload: Workload, devices: int, memory: int) -> dict[str, Any]:
@@ -46,7 +48,8 @@ def plan_run(config: RunConfig, workload: Workload, devices: int, memory: int) -
         memory: bytes of a device.
 
     Raises:
-        UserError: model and fields do not fit together, a budget is out of reach.
+        UserError: model and fields do not fit together, a budget is out of reach, or the backend has more than
+            MOST_FILLED bytes of arrays or MOST_WEIGHTS weights beside its tables.
     """
     schema = workload.schema
     kind = model_registry.get(config.model.name)
@@ -133,8 +136,20 @@ class _Vectors(EmbeddingTable):
 
 
 def _load(config: RunConfig, schema: DatasetSchema, backend: EmbeddingBackend[Any], batch: Batch) -> tuple[Load, int]:
-    """The load of a backend in the form that is trained, and its serving bytes."""
+    """The load of a backend in the form that is trained, and its serving bytes. Raises UserError, see MOST_FILLED."""
     serving = backend.serving_bytes()
+    weights = sum(p.numel() for p in backend.parameters())
+    weights -= sum(m.weight.numel() for m in backend.modules() if isinstance(m, EmbeddingTable))
+    if (arrays := sum(buffer.nbytes for buffer in backend.buffers())) > MOST_FILLED:
+        raise UserError(
+            f"embedding.backend: {backend.name} keeps {human_bytes(arrays)} of numbers beside its tables; plan makes "
+            f"at most {human_bytes(MOST_FILLED)} of them"
+        )
+    if weights > MOST_WEIGHTS:
+        raise UserError(
+            f"embedding.backend: {backend.name} computes vectors with {weights:,} weights; plan tries at most "
+            f"{MOST_WEIGHTS:,}"
+        )
     materialize(backend, torch.device("cpu"), _Vectors)
     model = build_model(config.model, schema, backend)
     saved, flops, operations = _forward(model, batch)

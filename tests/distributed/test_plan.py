@@ -151,6 +151,9 @@ def test_criteo_1tb_without_its_tables(prepared: Path) -> None:
     by_name = {b["backend"]: b for b in made["backends"]}
     assert by_name["hash"]["least_devices"] == 1
     assert by_name["full"]["bytes_per_device"] == made["bytes_per_device"]["total"]
+    # Too much for a plan: a pointer of each id and chunk, and a network that computes all vectors.
+    assert "plan makes at most 268 MB" in by_name["cce"]["problem"]
+    assert "plan tries at most 4,194,304" in by_name["dhe"]["problem"]
 
 
 def test_a_budget_that_a_backend_cannot_reach_is_said(prepared: Path) -> None:

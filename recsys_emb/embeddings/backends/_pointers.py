@@ -17,6 +17,8 @@ from recsys_emb.embeddings.posttraining._packing import pack, packed_bytes, unpa
 
 MOST_POINTED = 1 << 16
 """Rows that a chunk may point to."""
+AT_ONCE = 1 << 20
+"""Ids that are hashed at a time, a multiple of 8: their codes fill whole bytes."""
 
 
 def pointer_bits(pointed: int) -> tuple[int, int]:
@@ -83,7 +85,9 @@ class PointedRows(nn.Module):
         self.rounds.zero_()
         for table, (ids, (pointed, _)) in enumerate(zip(self.sizes, self.rows)):
             for chunk, seed in enumerate(self.seeds[table, :, 0].tolist()):
-                self.point(table, chunk, hash_ids(torch.arange(ids, device=self.stream.device), pointed, seed))
+                for first in range(0, ids, AT_ONCE):
+                    some = torch.arange(first, min(first + AT_ONCE, ids), device=self.stream.device)
+                    self.point(table, chunk, hash_ids(some, pointed, seed), first)
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         table = per_id(torch.arange(len(self.sizes)), counts, ids)
@@ -103,12 +107,13 @@ class PointedRows(nn.Module):
         drawn = mix(rounds.index_select(0, table).long())  # 0 of the first
         return limits[:, :1] + hash_ids(ids[:, None], limits[:, 1:], seed ^ drawn[:, None])
 
-    def point(self, table: int, chunk: int, rows: Tensor) -> None:
-        """Makes each id of a table point to its row of a chunk, int64 [N] below P."""
+    def point(self, table: int, chunk: int, rows: Tensor, first: int = 0) -> None:
+        """Makes ids of a table from ``first`` on, a multiple of 8, point to their rows of a chunk, int64 below P."""
         for shift, (bits, byte) in zip((0, 8), self.places[table, chunk].tolist()):
             if bits:
                 packed = pack((rows >> shift & 255).to(torch.uint8), bits)
-                self.stream[byte : byte + len(packed)] = packed
+                begin = byte + packed_bytes(first, bits)
+                self.stream[begin : begin + len(packed)] = packed
 
 
 @torch.fx.wrap

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_emb.embeddings import plan_backend
+from recsys_emb.embeddings.backends import _pointers
 from recsys_emb.embeddings.backends._pointers import PointedRows
 from recsys_emb.embeddings.backends.cce import CCEBackend, ClusteredPart
 from recsys_emb.embeddings.base import GroupSpec, TableSpec
@@ -55,6 +56,15 @@ def pointers_by_hand(rows: PointedRows) -> list[list[np.ndarray]]:
             out[-1].append(found)
     assert at == len(bits)
     return out
+
+
+def test_pointers_that_are_filled_some_at_a_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(700, 5), (3, 2)]  # of 10 and of 2 bits
+    whole = PointedRows([1000, 301], rows, 2, seed=1)
+    monkeypatch.setattr(_pointers, "AT_ONCE", 64)
+    parts = PointedRows([1000, 301], rows, 2, seed=1)
+    assert torch.equal(parts.stream, whole.stream)
+    assert len(whole.stream.unique()) > 100
 
 
 def test_a_vector_is_the_row_pointed_to_plus_the_hashed_one_chunk_by_chunk() -> None:
