@@ -36,6 +36,8 @@ SAMPLE_ROWS = 4096
 """Rows of a batch that are really computed; a larger batch is counted in proportion."""
 MOST_FILLED, MOST_WEIGHTS = 1 << 28, 1 << 22
 """Bytes of arrays beside tables that a plan fills, and weights beside them that it computes with: it takes seconds."""
+MOST_LOOKED = 1 << 28
+"""Bytes of rows that a plan looks up in a table for its batch."""
 
 
 def plan_run(config: RunConfig, workload: Workload, devices: int, memory: int) -> dict[str, Any]:
@@ -130,6 +132,11 @@ class _Vectors(EmbeddingTable):
         self.looked = self.distinct = 0
 
     def forward(self, rows: Tensor) -> Tensor:
+        if (looked := 4 * rows.numel() * self.dim) > MOST_LOOKED:
+            raise UserError(
+                f"embedding.backend: a batch looks up {human_bytes(looked)} of rows; plan looks up at most "
+                f"{human_bytes(MOST_LOOKED)}"
+            )
         self.looked += rows.numel()
         self.distinct += len(rows.unique())
         return torch.zeros(*rows.shape, self.dim, requires_grad=True)
