@@ -89,6 +89,8 @@ class AdaptEmbBackend(OwnRowsBackend[AdaptEmbConfig]):
         assert config.rows is not None
         sizes, rows, own = most_rows(spec), list(config.rows), [0] * len(spec.tables)
         hashed = [t for t, n in enumerate(sizes) if rows[t] < n]
+        if not any(spec.tables[t].name in (stats or {}) for t in hashed):
+            return config.model_copy(update={"own": tuple(own), "indexed": False})  # nobody knows who is frequent
         counts = [_counts(spec.tables[t], stats or {}) for t in hashed]
         indexed, seen = not all(map(falls_with_id, counts)), sum(int((c > 0).sum()) for c in counts)
         owners, shared = cls.split(spec, config, budget, indexed, seen)
