@@ -28,6 +28,7 @@ SEARCHING = [name for name in backend_registry.names() if not all(_trainings(nam
 """Those with a stage that a single process has to do; see ``before_last_training``."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "cafe": {"every": 3},  # rows change owners
+    "deeplight": {"every": 3, "unit": 1, "flops": 0.01},
     "dpq": {"levels": 2, "bits": 3},
     "mgqe": {"levels": 3, "bits": 2},
     "multi_hash": {"importance": True},

@@ -25,6 +25,9 @@ from recsys_emb.errors import SettingError
 class SparseConfig(SizedConfig):
     """What such methods have as options."""
 
+    flops: float = Field(
+        0.0, ge=0, description="weight of the FLOPs regulariser, which spreads values evenly over columns; 0: without"
+    )
     bytes: int | None = Field(None, ge=1, description="what the serving form may take; absent: by the budget")
 
     @property
@@ -41,6 +44,9 @@ class SparseBackend(ComposedBackend[S]):
     Outside training also the smallest go, one limit for all tables, until the rest fits the budget as sparse rows
     (:class:`CSR`): so evaluation sees what is served, and the best weights are the best within the budget. The limit is
     found when training gives way to evaluation, in two passes over all rows.
+
+    With ``flops`` the loss gains that times the sum, over the columns of every table, of (mean |v|)^2 over the ids of a
+    batch (Paria et al., "Minimizing FLOPs to Learn Efficient Sparse Representations", ICLR 2020, eq. 3).
     """
 
     default_ratio = 1.0
@@ -52,6 +58,7 @@ class SparseBackend(ComposedBackend[S]):
         self.rows_of = OwnRows([t.num_embeddings for t in spec.tables])
         self.table = own_table(spec.tables, spec.embedding_dim, device)
         self.register_buffer("cut", torch.zeros((), device=device))
+        self._looked: tuple[Tensor, list[int]] | None = None
 
     def reset_parameters(self) -> None:
         self.cut.zero_()
@@ -62,7 +69,19 @@ class SparseBackend(ComposedBackend[S]):
 
     def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         vectors = self.sparse(self.table(self.rows_of(ids, counts)), ids, counts)
-        return vectors if self.training else vectors * (vectors.abs() > self.cut)
+        if not self.training:
+            return vectors * (vectors.abs() > self.cut)
+        if isinstance(vectors, Tensor):  # not while it is traced
+            self._looked = (vectors, list(counts)) if self.config.flops else None
+        return vectors
+
+    def aux_loss(self) -> Tensor | None:
+        if self._looked is None:
+            return None
+        vectors, counts = self._looked
+        summed = torch.stack([part.abs().sum(0) for part in vectors.split(counts)])  # [T, D]
+        numbers = self.total(torch.tensor(counts, dtype=summed.dtype, device=summed.device))
+        return self.config.flops * (self.total(summed) / numbers.clamp(min=1)[:, None]).square().sum()
 
     # -- sizing -------------------------------------------------------------------------------------------------------
 

@@ -81,9 +81,11 @@ class PEPBackend(SparseBackend[PEPConfig]):
         ]
 
     def aux_loss(self) -> Tensor | None:
-        if self._seen is None or not self.config.decay:
-            return None
-        return self.config.decay / 2 * self._seen.square().sum() / max(1, self._seen.numel())
+        flops, s = super().aux_loss(), self._seen
+        if s is None or not self.config.decay:
+            return flops
+        l2 = self.config.decay / 2 * s.square().sum() / max(1, s.numel())
+        return l2 if flops is None else l2 + flops
 
 
 class Thresholds(nn.Module):
