@@ -187,16 +187,23 @@ class Trainer:
 
     def loss(self, batch: Batch) -> Tensor:
         """The task's loss by row, plus what the backend adds. Its mean over ranks counts."""
-        with autocast(self.precision, self.device):
-            logits = self.model(batch)
-        loss = self.task.loss(logits, batch)
+        taught = None
         if self.teacher is not None:
             with torch.inference_mode(), autocast(self.precision, self.device):
                 taught = self.teacher(batch)
-            loss = torch.lerp(loss, self.task.distance(logits, taught.clone(), batch), self.distil)
+            taught = taught.clone()
+        losses = [self._form_loss(batch, taught) for _ in self.backend.forms()]
+        loss = torch.stack(losses).mean(0)
         share = self.world.size / (batch.whole or len(batch))
         aux = self.backend.aux_loss()  # a mean over this process's rows, or the same on all processes
         return loss * share if aux is None else loss * share + aux * (share * len(batch))
+
+    def _form_loss(self, batch: Batch, taught: Tensor | None) -> Tensor:
+        """The task's loss, and the distance to what the teacher says."""
+        with autocast(self.precision, self.device):
+            logits = self.model(batch)
+        loss = self.task.loss(logits, batch)
+        return loss if taught is None else torch.lerp(loss, self.task.distance(logits, taught, batch), self.distil)
 
     def _count(self, samples: int, seconds: float) -> None:
         p = self.progress

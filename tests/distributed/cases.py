@@ -32,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dpq": {"levels": 2, "bits": 3},
     "mgqe": {"levels": 3, "bits": 2},
     "multi_hash": {"importance": True},
-    "matryoshka": {"choices": [4]},  # of several widths every process draws its own
+    "matryoshka": {"choices": [1, 4], "losses": "sum"},  # drawn ones would be each process's own
     "optembed": {"generations": 1, "parents": 2, "mutations": 2, "crossovers": 2},
 }
 UNBOUNDED = {"full", "optembed", "matryoshka"}
