@@ -51,7 +51,7 @@ class SparseBackend(ComposedBackend[S]):
 
     default_ratio = 1.0
     cut: Tensor
-    """float32 []: outside training, looked-up values of this magnitude or less are 0."""
+    """float32 []: outside training, looked-up values of this ``strength`` or less are 0."""
 
     def __init__(self, spec: GroupSpec, config: S, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -67,10 +67,14 @@ class SparseBackend(ComposedBackend[S]):
     def sparse(self, rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
         """What is left of looked-up rows float [n, D], given their ids."""
 
+    def strength(self, vectors: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
+        """By what values are cut, those of looked-up ids, as ``vectors``: float [n, D]."""
+        return vectors.abs()
+
     def lookup(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         vectors = self.sparse(self.table(self.rows_of(ids, counts)), ids, counts)
         if not self.training:
-            return vectors * (vectors.abs() > self.cut)
+            return vectors * (self.strength(vectors, ids, counts) > self.cut)
         if isinstance(vectors, Tensor):  # not while it is traced
             self._looked = (vectors, list(counts)) if self.config.flops else None
         return vectors

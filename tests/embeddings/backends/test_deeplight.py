@@ -8,22 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.embeddings.backends.deeplight import DeepLightBackend
 from recsys_emb.embeddings.base import GroupSpec, TableSpec
 from recsys_emb.embeddings.budget import plan_backend
 from recsys_emb.errors import UserError
-from recsys_emb.serving.artifact import load_artifact
-from recsys_emb.serving.compact import write_artifact
-from recsys_emb.serving.evaluate import evaluate_artifact
-from recsys_emb.training import run as running
-from recsys_emb.training.progress import Silent
-from recsys_emb.training.run_dir import load_run
+from tests.embeddings.backends.runs import check_a_killed_run_ends_the_same, config_for, trained_and_served
 
 SPEC = GroupSpec(tuple(TableSpec(f"t{i}", n, init_std=0.05) for i, n in enumerate((900, 5, 120))), 10)
 VALUES = 1025 * 10
+OPTIONS = {"every": 3, "unit": 0.1, "flops": 0.01}
 
 
 def make(budget: int | None = None, **options: Any) -> DeepLightBackend:
@@ -86,50 +80,13 @@ def test_the_flops_regulariser_is_that_of_the_paper(counts: list[int]) -> None:
     assert (backend.table.weight.grad * backend.table.weight).min() >= 0  # all values are drawn to 0
 
 
-def config_for(data: Path) -> RunConfig:
-    return parse_config(
-        {
-            "data": {"path": str(data)},
-            "model": {"name": "deepfm", "embedding_dim": 4, "hidden": [8]},
-            "embedding": {"backend": "deeplight", "budget": 0.2, "options": {"every": 3, "unit": 0.1, "flops": 0.01}},
-            "training": {"epochs": 2, "batch_size": 300, "precision": "fp32", "learning_rate": 0.01},
-            "device": "cpu",
-        }
-    )
-
-
 def test_a_run_reports_the_bytes_of_its_artifact(prepared: Path, tmp_path: Path) -> None:
-    report = running.train(config_for(prepared), tmp_path / "run", Silent())
+    _, report = trained_and_served(config_for(prepared, "deeplight", **OPTIONS), tmp_path)
     assert [s["name"] for s in report["stages"]] == ["train", "compact"]
     assert report["stages"][0]["valid_auc"] == report["valid_auc"]  # evaluation saw what is served
     assert 0.12 < report["ratio"] <= 0.2
-    run = load_run(tmp_path / "run")
-    write_artifact(run, tmp_path / "artifact")
-    stored = load_file(tmp_path / "artifact/embedding.safetensors")
-    assert sum(t.nbytes for t in stored.values()) == report["serving_bytes"]
-    assert evaluate_artifact(load_artifact(tmp_path / "artifact"))["auc"] == report["auc"]
-
-
-class Killed(Exception):
-    pass
-
-
-class KilledAt(Silent):
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def step(self, *_: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
 
 
 @pytest.mark.parametrize("kill_at", [5, 13])
 def test_a_killed_run_ends_the_same(prepared: Path, tmp_path: Path, kill_at: int) -> None:
-    config = config_for(prepared)
-    whole = running.train(config, tmp_path / "whole", Silent())
-    with pytest.raises(Killed):
-        running.train(config, tmp_path / "killed", KilledAt(kill_at))
-    resumed = running.train(config, tmp_path / "killed", Silent(), resume=True)
-    for key in ("auc", "logloss", "valid_auc", "serving_bytes", "training_bytes", "steps", "tables"):
-        assert resumed[key] == whole[key], key
+    check_a_killed_run_ends_the_same(config_for(prepared, "deeplight", **OPTIONS), tmp_path, kill_at)

@@ -11,19 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.embeddings.backends.kept_values import KeptValuesBackend
 from recsys_emb.embeddings.backends.pep import PEPBackend
 from recsys_emb.embeddings.base import GroupSpec, TableSpec, backend_registry
 from recsys_emb.embeddings.budget import plan_backend
 from recsys_emb.errors import UserError
-from recsys_emb.serving.artifact import load_artifact
-from recsys_emb.serving.compact import write_artifact
-from recsys_emb.serving.evaluate import evaluate_artifact
 from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints
-from recsys_emb.training.progress import Silent
-from recsys_emb.training.run_dir import load_run
+from tests.embeddings.backends.runs import check_a_killed_run_ends_the_same, config_for, trained_and_served
 from tests.largest import Largest
 
 SIZES = (900, 5, 120)
@@ -203,25 +198,12 @@ def test_what_cannot_be_reached_says_the_least() -> None:
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
-def config_for(data: Path, by: str = "column") -> RunConfig:
-    return parse_config(
-        {
-            "data": {"path": str(data)},
-            "model": {"name": "deepfm", "embedding_dim": 4, "hidden": [8]},
-            "embedding": {"backend": "pep", "budget": 0.2, "options": {"by": by}},
-            "training": {"epochs": 2, "batch_size": 300, "precision": "fp32", "learning_rate": 0.01, "l2_embedding": 0},
-            "device": "cpu",
-        }
-    )
-
-
 @every_kind
 def test_a_run_stays_within_its_budget_and_trains_again_from_the_start(prepared: Path, tmp_path: Path, by: str) -> None:
-    report = running.train(config_for(prepared, by), tmp_path / "run", Silent())
+    run, report = trained_and_served(config_for(prepared, "pep", by=by), tmp_path)
     assert [s["name"] for s in report["stages"]] == ["prune", "search", "retrain"]
     assert 0.15 < report["ratio"] <= 0.2
     assert report["stages"][0]["valid_auc"] == report["stages"][1]["valid_auc"]  # evaluation saw the mask already
-    run = load_run(tmp_path / "run")
     initial = load_file(Checkpoints(run.checkpoints("prune")).initial / "model.safetensors")
     best = Checkpoints(run.checkpoints("retrain")).best()
     assert best is not None
@@ -234,33 +216,9 @@ def test_a_run_stays_within_its_budget_and_trains_again_from_the_start(prepared:
     moved = last["embedding.backend.table.weight"] - start
     assert moved[kept].abs().mean() > 0.01
     assert (moved[~kept] == 0).all()
-    write_artifact(run, tmp_path / "artifact")
-    stored = load_file(tmp_path / "artifact/embedding.safetensors")
-    assert sum(t.nbytes for t in stored.values()) == report["serving_bytes"]
-    assert evaluate_artifact(load_artifact(tmp_path / "artifact"))["auc"] == report["auc"]
-
-
-class Killed(Exception):
-    pass
-
-
-class KilledAt(Silent):
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def step(self, *_: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
 
 
 @pytest.mark.parametrize("kill_at", [13, 20])
 def test_a_killed_run_ends_the_same(prepared: Path, tmp_path: Path, kill_at: int) -> None:
     """While it prunes, after its first evaluation; and when it trains again. Stages of 16 steps."""
-    config = config_for(prepared)
-    whole = running.train(config, tmp_path / "whole", Silent())
-    with pytest.raises(Killed):
-        running.train(config, tmp_path / "killed", KilledAt(kill_at))
-    resumed = running.train(config, tmp_path / "killed", Silent(), resume=True)
-    for key in ("auc", "logloss", "valid_auc", "serving_bytes", "training_bytes", "steps", "tables"):
-        assert resumed[key] == whole[key], key
+    check_a_killed_run_ends_the_same(config_for(prepared, "pep"), tmp_path, kill_at)
