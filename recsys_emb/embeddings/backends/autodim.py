@@ -61,6 +61,13 @@ class AutoDimBackend(ComposedBackend[AutoDimConfig]):
     3. They are trained anew: :class:`KeptRowsBackend` with all rows, 4 * sum n_t w_t bytes.
 
     A first-order column is kept at every width. Without a budget: the likeliest widths.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> first = make_embedding_bag_collection([table], "autodim", budget=0.1)
+        >>> then = first.search(lambda: 0.5)  # once it is trained; nothing is scored
+        >>> first.serving_bytes(), then.serving_bytes()  # one column fits, two do not
+        (64000, 40000)
     """
 
     summary = "each table learns a mixture of widths on held-out rows, then one is trained"

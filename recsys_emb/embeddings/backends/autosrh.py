@@ -22,6 +22,11 @@ class AutoSrhBackend(GatedBackend[GatedConfig]):
     2. Columns of blocks whose gates are small go, one limit for all, until the rest fits the budget. Evaluation sees
        what is left.
     3. That is trained again under its mask: :class:`KeptValuesBackend`.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> make_embedding_bag_collection([table], "autosrh", budget=0.1).serving_bytes()  # at most
+        64000
     """
 
     summary = "gates by frequency and column learn on held-out rows, small gates are cut"

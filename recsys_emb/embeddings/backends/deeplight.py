@@ -41,6 +41,12 @@ class DeepLightBackend(SparseBackend[DeepLightConfig]):
     until the next pruning. A pruning, all ``every`` steps, walks over the tables three times, in chunks; in between a
     step costs what the batch costs. Rows that batches have skipped count as they were last stored. Where the schedule
     ends before S, evaluation and serving cut the rest (:class:`SparseBackend`).
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> collection = make_embedding_bag_collection([table], "deeplight", budget=0.1)
+        >>> collection.compact().serving_bytes() <= collection.serving_bytes() == 64000
+        True
     """
 
     summary = "the smallest values are pruned on a schedule while the rest is trained"

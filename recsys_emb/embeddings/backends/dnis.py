@@ -18,6 +18,13 @@ class DNISBackend(GatedBackend[GatedConfig]):
     2. Values of rows times gates that are small go, one limit for all tables, until the rest fits the budget (section
        3.4). Evaluation sees what is left.
     3. That is trained again under its mask: :class:`KeptValuesBackend`.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> first = make_embedding_bag_collection([table], "dnis", budget=0.1)
+        >>> then = first.search(lambda: 0.5)  # once it is trained; nothing is scored
+        >>> first.serving_bytes(), then.serving_bytes() <= 64000
+        (64000, True)
     """
 
     summary = "gates by frequency and column learn on held-out rows, small products are cut"

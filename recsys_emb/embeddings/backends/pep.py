@@ -51,6 +51,13 @@ class PEPBackend(SparseBackend[PEPConfig]):
     the batch has.
 
     This class is the first step; its ``serving_bytes`` are the most that may be left.
+
+    Example:
+        >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
+        >>> first = make_embedding_bag_collection([table], "pep", budget=0.1)
+        >>> then = first.search(lambda: 0.5)  # once it is trained; nothing is scored
+        >>> first.serving_bytes(), then.serving_bytes() <= 64000
+        (64000, True)
     """
 
     summary = "learned soft thresholds prune single values, the rest is trained again"
