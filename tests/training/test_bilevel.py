@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from recsys_emb.embeddings.stages import Bilevel, Stage, Train
 from recsys_emb.embeddings.tables import EmbeddingTable
 from recsys_emb.errors import UserError
 from recsys_emb.training import run as running
+from recsys_emb.training.held_out import HeldOut
 from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.trainer import Trainer
@@ -136,6 +137,23 @@ def test_each_kind_of_step_touches_its_own_parameters(
     monkeypatch.setattr(Trainer, "_step_arch", of_architecture)
     running.train(config_of(prepared, embedding_optimizer=optimizer, max_steps=9), tmp_path / "run", Silent())
     assert steps == (["weights"] * 3 + ["architecture"]) * 3
+
+
+class Numbers:
+    """A loader of 3 batches an epoch, which are (epoch, number)."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def epoch(self, epoch: int, start: int) -> Iterator[tuple[int, int]]:
+        return ((epoch, number) for number in range(start, 3))
+
+
+@pytest.mark.parametrize("start", [0, 3, 5, 8])
+def test_held_out_batches_come_in_order_wherever_training_goes_on(start: int) -> None:
+    held: Any = HeldOut(Numbers(), every=2)  # type: ignore[arg-type]
+    expected = [None, (0, 0), None, (0, 1), None, (0, 2), None, (1, 0), None, (1, 1), None, (1, 2), None, (2, 0)]
+    assert [held.after(step) for step in range(start, 14)] == expected[start:]
 
 
 class Killed(Exception):
