@@ -29,7 +29,7 @@ from benchmarks._common import command, machine, markdown, page, parser, save
 from benchmarks.processes import trained
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
-from tests.distributed.cases import BACKENDS, STEPS, before_retraining, config
+from tests.distributed.cases import BACKENDS, SEARCHING, STEPS, before_last_training, config, ends_with_training
 from tests.distributed.ranks import Run, alone, run_all, seen
 from tests.robustness.fuzz import try_many
 from tests.robustness.readers import READERS
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--killed", nargs="+", default=["full", "optembed"], help="backends")
     options.add_argument("--cases", type=int, default=100_000, help="damaged files over all readers")
     options.add_argument("--processes", type=int, nargs="+", default=[2, 3], help="compared with one")
-    options.add_argument("--backends", nargs="+", default=[*BACKENDS, "optembed"], help="trained on several processes")
+    options.add_argument("--backends", nargs="+", default=[*BACKENDS, *SEARCHING], help="trained on several processes")
     options.add_argument("--auc", type=Path, metavar="CONFIG", help="compare test figures of this run, too")
     options.add_argument("--seed", type=int, default=0)
     arguments = options.parse_args(argv)
@@ -89,8 +89,9 @@ def equality(data: Path, backends: Sequence[str], processes: Sequence[int], fold
 
 
 def _on_several(run: Run, out: Path) -> Run:
-    if run.config["embedding"]["backend"] == "optembed":
-        return Run(run.config, before_retraining(run.out, out), resume=True)
+    backend = run.config["embedding"]["backend"]
+    if backend in SEARCHING and ends_with_training(backend):
+        return Run(run.config, before_last_training(run.out, out), resume=True)
     return Run(run.config, out)
 
 

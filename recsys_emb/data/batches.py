@@ -75,6 +75,22 @@ def row_order(rows: int, *, seed: int, epoch: int, block_rows: int = BLOCK_ROWS)
         yield numbers[torch.randperm(len(numbers), generator=generator)]
 
 
+@dataclass(frozen=True)
+class OneIn:
+    """One in ``k`` >= 2 rows of a split, the last of each k, or all others."""
+
+    k: int
+    others: bool = False
+
+    def count(self, rows: int) -> int:
+        """How many of a split's rows."""
+        return rows - rows // self.k if self.others else rows // self.k
+
+    def numbers(self, places: Tensor) -> Tensor:
+        """Row numbers int64 [n] in the split, of places among these rows."""
+        return places + places // (self.k - 1) if self.others else (places + 1) * self.k - 1
+
+
 class BatchLoader:
     """Iterates a split in batches.
 
@@ -85,6 +101,7 @@ class BatchLoader:
         shuffle: a new order every epoch, fixed by ``seed`` and the epoch; else the stored order.
         seed: seed of the order.
         rank, ranks: give only the ``rank``-th of ``ranks`` parts of every batch; one may be empty.
+        only: give only some rows of the split; shuffled.
     """
 
     def __init__(
@@ -97,13 +114,15 @@ class BatchLoader:
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        only: OneIn | None = None,
     ) -> None:
         self.split = split
         self.schema = schema
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.only = rank, ranks, only
+        self.rows = len(split) if only is None else only.count(len(split))
         self._ones = torch.ones(len(schema.single_valued) * batch_size, dtype=torch.int64)
         users = [f.name for f in schema.single_valued]
         self._user = users.index(schema.user) if schema.user is not None else None
@@ -111,7 +130,7 @@ class BatchLoader:
 
     def __len__(self) -> int:
         """Batches of an epoch."""
-        return (len(self.split) + self.batch_size - 1) // self.batch_size
+        return (self.rows + self.batch_size - 1) // self.batch_size
 
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ... of an epoch; the same arguments give the same batches."""
@@ -128,12 +147,13 @@ class BatchLoader:
         return torch.cat([rows[self._part(len(rows), rank)] for rank in range(self.ranks) for rows in batches])
 
     def _pieces(self, epoch: int) -> Iterator[Tensor | slice]:
-        rows, size = len(self.split), self.batch_size
+        rows, size = self.rows, self.batch_size
         if not self.shuffle:
             yield from (slice(s, min(s + size, rows)) for s in range(0, rows, size))
             return
         rest = torch.empty(0, dtype=torch.int64)
         for numbers in row_order(rows, seed=self.seed, epoch=epoch):
+            numbers = numbers if self.only is None else self.only.numbers(numbers)
             pieces = torch.cat([rest, numbers]).split(size)
             rest = pieces[-1]
             yield from pieces[:-1]

@@ -99,6 +99,11 @@ class ShardedTable(EmbeddingTable):
                 rows.copy_(received)
         return out
 
+    def total(self, sums: Tensor) -> Tensor:
+        out = sums.clone()
+        dist.all_reduce(out)
+        return out
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """The values that the whole table would have got, from the same random numbers."""

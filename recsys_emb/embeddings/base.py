@@ -302,6 +302,13 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         """A term added to the loss, computed from the last lookup."""
         return None
 
+    def forms(self) -> Iterator[None]:
+        """Goes through the forms that a training step looks its batch up in; the mean of their losses is the loss.
+
+        Between two steps of the iteration lookups in training give one of the forms. Most methods have a single one.
+        """
+        yield
+
     def after_backward(self, step: int) -> None:
         """Called between backward and the optimizer's step."""
 

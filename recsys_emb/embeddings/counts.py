@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def per_id(values: Tensor, counts: Sequence[int], ids: Tensor) -> Tensor:
-    """Each table's value, repeated for its ids: [K] -> [n] on the ids' device."""
+    """Each table's value, repeated for its ids: [K, ...] -> [n, ...] on the ids' device."""
     return repeated(values, list(counts), ids)
 
 
@@ -61,9 +61,10 @@ def _known_equal(counts: list[int]) -> bool:
 def repeated(values: Tensor, counts: list[int], ids: Tensor) -> Tensor:
     """As ``per_id``, for functions that TorchScript takes."""
     values = values.to(ids.device)
+    rest: list[int] = list(values.shape[1:])
     if all_equal(counts):
-        return values[:, None].expand(len(counts), counts[0]).reshape(-1)
-    return torch.cat([values[i].expand(n) for i, n in enumerate(counts)])
+        return values.unsqueeze(1).expand([len(counts), counts[0]] + rest).flatten(0, 1)  # noqa: RUF005  TorchScript
+    return torch.cat([values[i].expand([n] + rest) for i, n in enumerate(counts)])  # noqa: RUF005
 
 
 @torch.fx.wrap

@@ -54,9 +54,11 @@ class NestedPart(Part):
     """Full tables, a row for every id, of which a lookup keeps the first columns.
 
     In training each looked-up id keeps a random number of columns, drawn from ``choices``: every row of a batch takes
-    a path of its own, so a step averages over many. Otherwise a table keeps its width among ``widths``. At width 0 a
-    first-order column goes, too.
+    a path of its own, so a step averages over many; while ``fixed`` is set they keep so many. Otherwise a table keeps
+    its width among ``widths``. At width 0 a first-order column goes, too.
     """
+
+    fixed: int | None = None
 
     def __init__(self, spec: GroupSpec, choices: Sequence[int], device: torch.device | str | None) -> None:
         sizes = [t.num_embeddings for t in spec.tables]
@@ -83,7 +85,9 @@ class NestedPart(Part):
 
     def kept_columns(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         """bool [n, D]."""
-        if self.training:
+        if self.training and self.fixed is not None:
+            widths = torch.full_like(ids, self.fixed)
+        elif self.training:
             drawn = torch.randint(len(self.choices), ids.shape, device=ids.device)
             widths = torch.tensor(self.choices, device=ids.device).index_select(0, drawn)
         else:

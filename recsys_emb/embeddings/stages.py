@@ -47,6 +47,25 @@ class Distil:
 
 
 @dataclass(frozen=True)
+class Bilevel:
+    """Architecture parameters (role ``arch``) learn from other rows than the weights.
+
+    The weights never see these rows, and the validation split is neither: it goes on to judge and to report.
+
+    Attributes:
+        every: steps of the weights between two of the architecture's.
+        one_in: of so many training rows one is held out for the architecture.
+    """
+
+    every: int = 1
+    one_in: int = 10
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.one_in < 2:
+            raise ValueError(f"Bilevel: every {self.every} from 1, one_in {self.one_in} from 2")
+
+
+@dataclass(frozen=True)
 class Train:
     """Trains model and embedding until epochs or patience are used up.
 
@@ -56,6 +75,7 @@ class Train:
         settings: what is different from the run's ``training`` section, by its keys.
         distil: learn from an earlier stage's model.
         keep_start: the weights that it starts with are evaluated too, and stay when nothing beats them.
+        bilevel: architecture parameters take steps of their own; without, they are trained like weights.
     """
 
     name: str = "train"
@@ -63,6 +83,7 @@ class Train:
     settings: Mapping[str, Any] = field(default_factory=dict)
     distil: Distil | None = None
     keep_start: bool = False
+    bilevel: Bilevel | None = None
 
 
 @dataclass(frozen=True)

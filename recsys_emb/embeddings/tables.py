@@ -179,6 +179,10 @@ class EmbeddingTable(nn.Module):
         """The inverse of ``shard``: the entries of all processes' rows, on the first process."""
         return values
 
+    def total(self, sums: Tensor) -> Tensor:
+        """The sums over the rows of all processes, given those over this process's."""
+        return sums
+
     def extra_repr(self) -> str:
         return f"{self.num_rows}, {self.weight.shape[1]}"
 

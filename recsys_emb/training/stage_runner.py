@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from recsys_emb.config import RunConfig
-from recsys_emb.data.batches import BatchLoader
+from recsys_emb.data.batches import BatchLoader, OneIn
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.distributed.world import World
@@ -30,6 +30,7 @@ from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import one_line, read_json, read_json_as, write_json
 from recsys_emb.models.base import CTRModel, build_model
 from recsys_emb.training.checkpoint import MODEL, Checkpoints, check, load_model
+from recsys_emb.training.held_out import HeldOut
 from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.metrics import Predictions
 from recsys_emb.training.run_dir import MetricsLog, NoLog, RunDir
@@ -217,9 +218,10 @@ class StageRunner:
                 checkpoints.save_initial(initial)
         del initial
         self.world.seed_by_rank(self._seed(number))
-        loaders = self._loader("train", shuffle=True), self._loader("valid")
+        held_out, only = self._held_out(stage)
+        loaders = self._loader("train", shuffle=True, only=only), self._loader("valid")
         settings, world, stop = self.config.training.model_copy(update=stage.settings), self.world, self.stop
-        trainer = Trainer(self.task, model, settings, *loaders, checkpoints, self.precision, world, stop)
+        trainer = Trainer(self.task, model, settings, *loaders, checkpoints, self.precision, world, stop, held_out)
         trainer.keep_start = stage.keep_start
         if stage.distil is not None:
             trainer.teacher, trainer.distil = self._teacher(stage.distil.teacher), stage.distil.weight
@@ -241,6 +243,16 @@ class StageRunner:
             step_seconds=p.step_seconds,
             training_bytes=trainer.training_bytes(),
         )
+
+    def _held_out(self, stage: Train) -> tuple[HeldOut | None, OneIn | None]:
+        """What architecture steps learn from, and which rows are left for the weights."""
+        if stage.bilevel is None:
+            return None, None
+        k = stage.bilevel.one_in
+        if len(self.dataset.split("train")) < k:
+            raise UserError(f"data.path {self.dataset.path}: stage {stage.name!r} needs {k} training rows or more")
+        held = self._loader("train", shuffle=True, only=OneIn(k))
+        return HeldOut(held, stage.bilevel.every), OneIn(k, others=True)
 
     def _teacher(self, stage: str) -> CTRModel:
         """The model that a complete stage left, to learn from."""
@@ -270,8 +282,8 @@ class StageRunner:
 
         return score
 
-    def _loader(self, split: str, shuffle: bool = False) -> BatchLoader:
-        return split_loader(self.dataset, split, self.config, shuffle, self.world)
+    def _loader(self, split: str, shuffle: bool = False, only: OneIn | None = None) -> BatchLoader:
+        return split_loader(self.dataset, split, self.config, shuffle, self.world, only)
 
 
 def split_loader(
@@ -280,6 +292,7 @@ def split_loader(
     config: RunConfig,
     shuffle: bool = False,
     world: World = World(),  # noqa: B008  it has no state
+    only: OneIn | None = None,
 ) -> BatchLoader:
     """The batches of a split as a run's config says, or this process's parts of them.
 
@@ -296,6 +309,7 @@ def split_loader(
         seed=config.seed,
         rank=world.rank,
         ranks=world.size,
+        only=only,
     )
 
 

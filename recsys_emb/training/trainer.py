@@ -20,6 +20,7 @@ from recsys_emb.files import one_line, read_json, read_json_as
 from recsys_emb.models.base import CTRModel
 from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import OPTIMIZER, STATE, Checkpoints, check, load_model, load_tensors
+from recsys_emb.training.held_out import HeldOut
 from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.run_dir import MetricsLog
 from recsys_emb.training.runtime import autocast
@@ -76,6 +77,7 @@ class Trainer:
         precision: ``fp32``, ``tf32`` or ``bf16``.
         world: the processes that train together, each on its part of every batch.
         stop: looked at after every step and between the batches of an evaluation.
+        held_out: rows that architecture parameters take steps of their own on; without, they are trained like weights.
 
     Attributes:
         teacher: a model whose predictions are learned from, too.
@@ -102,6 +104,7 @@ class Trainer:
         precision: str,
         world: World = World(),  # noqa: B008  it has no state
         stop: StopMark | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         self.task = task
         self.model = model
@@ -114,7 +117,8 @@ class Trainer:
         self.world = world
         self.stop = stop or StopMark()
         self.device = next(model.parameters()).device
-        self.optimizer = ModelOptimizer(model, config)
+        self.held_out = held_out
+        self.optimizer = ModelOptimizer(model, config, bilevel=held_out is not None)
         self.progress = TrainingState(learning_rate=config.learning_rate)
         self.steps = min(config.epochs * len(train), config.max_steps or config.epochs * len(train))
 
@@ -183,20 +187,36 @@ class Trainer:
         self.backend.after_backward(p.step)
         self.optimizer.step()
         self.backend.after_step(p.step)
+        if self.held_out is not None and (held := self.held_out.after(p.step)) is not None:
+            self._step_arch(held.to(self.device))
         return value
+
+    def _step_arch(self, batch: Batch) -> None:
+        parameters = self.optimizer.arch_parameters
+        self.loss(batch).backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        self.world.average_gradients(parameters)
+        self.backend.after_backward(self.progress.step)
+        self.optimizer.step_arch()
 
     def loss(self, batch: Batch) -> Tensor:
         """The task's loss by row, plus what the backend adds. Its mean over ranks counts."""
-        with autocast(self.precision, self.device):
-            logits = self.model(batch)
-        loss = self.task.loss(logits, batch)
+        taught = None
         if self.teacher is not None:
             with torch.inference_mode(), autocast(self.precision, self.device):
                 taught = self.teacher(batch)
-            loss = torch.lerp(loss, self.task.distance(logits, taught.clone(), batch), self.distil)
+            taught = taught.clone()
+        losses = [self._form_loss(batch, taught) for _ in self.backend.forms()]
+        loss = torch.stack(losses).mean(0)
         share = self.world.size / (batch.whole or len(batch))
         aux = self.backend.aux_loss()  # a mean over this process's rows, or the same on all processes
         return loss * share if aux is None else loss * share + aux * (share * len(batch))
+
+    def _form_loss(self, batch: Batch, taught: Tensor | None) -> Tensor:
+        """The task's loss, and the distance to what the teacher says."""
+        with autocast(self.precision, self.device):
+            logits = self.model(batch)
+        loss = self.task.loss(logits, batch)
+        return loss if taught is None else torch.lerp(loss, self.task.distance(logits, taught, batch), self.distil)
 
     def _count(self, samples: int, seconds: float) -> None:
         p = self.progress

@@ -18,6 +18,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("mgqe", {"levels": 4, "bits": 3, "rare": 0.25}),
     ("multi_hash", {"probes": 4}),
     ("multi_hash", {"importance": True}),
+    ("pep", {"by": "row"}),
+    ("pep", {"by": "value"}),
     ("qr", {"combine": "add", "partitions": 3}),
     ("qr", {"combine": "concat"}),
     ("unified", {"combine": "sum", "probes": 3}),

@@ -74,7 +74,8 @@ def _forgotten() -> Iterator[None]:
 
 @pytest.mark.parametrize("make", [ebc, sequences], ids=["bags", "sequences"])
 @pytest.mark.parametrize(
-    ("name", "options"), [*CASES, ("field_dim", NARROW), ("matryoshka", NARROW), ("optembed", {"budget": 0.3})]
+    ("name", "options"),
+    [*CASES, ("field_dim", NARROW), ("matryoshka", NARROW), ("optembed", {"budget": 0.3}), ("pep", {"budget": 0.3})],
 )
 def test_fx_and_torchscript_give_what_the_collection_gives(make: Any, name: str, options: dict[str, Any]) -> None:
     trained = make(name, options)

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from recsys_emb import list_backends
+from recsys_emb.embeddings.base import backend_registry
+from recsys_emb.embeddings.stages import Train
 
 STEPS = 12
-BACKENDS = [name for name in list_backends() if name != "optembed"]
-"""All but the one that searches, which a single process has to do; see ``before_retraining``."""
+
+
+def _trainings(backend: str) -> list[bool]:
+    """Which stages of a method are trainings, at its default options."""
+    cls = backend_registry.get(backend)
+    return [isinstance(stage, Train) for stage in cls.stages(cls.Config())]
+
+
+def ends_with_training(backend: str) -> bool:
+    return _trainings(backend)[-1]
+
+
+BACKENDS = [name for name in backend_registry.names() if all(_trainings(name))]
+SEARCHING = [name for name in backend_registry.names() if not all(_trainings(name))]
+"""Those with a stage that a single process has to do; see ``before_last_training``."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "cafe": {"every": 3},  # rows change owners
+    "deeplight": {"every": 3, "unit": 1, "flops": 0.01},
     "dpq": {"levels": 2, "bits": 3},
     "mgqe": {"levels": 3, "bits": 2},
     "multi_hash": {"importance": True},
-    "matryoshka": {"choices": [4]},  # of several widths every process draws its own
+    "matryoshka": {"choices": [1, 4], "losses": "sum"},  # drawn ones would be each process's own
     "optembed": {"generations": 1, "parents": 2, "mutations": 2, "crossovers": 2},
 }
 UNBOUNDED = {"full", "optembed", "matryoshka"}
@@ -52,8 +68,10 @@ def config(
     }
 
 
-def before_retraining(run: Path, copy: Path) -> Path:
-    """A copy of a run of ``optembed``, compacted but not yet trained again."""
+def before_last_training(run: Path, copy: Path) -> Path:
+    """A copy of a run in which what comes after the last stage that only one process can do is still to be done."""
     shutil.copytree(run, copy)
-    shutil.rmtree(copy / "checkpoints/retrain")
+    stages = list(json.loads((run / "embedding.json").read_text()))
+    for stage in stages[2:]:
+        shutil.rmtree(copy / "checkpoints" / stage)
     return copy

@@ -23,7 +23,7 @@ from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.run_dir import load_run
 from recsys_emb.training.run_files import PREDICTIONS
 from recsys_emb.training.stored_predictions import StoredPredictions
-from tests.distributed.cases import BACKENDS, STEPS, before_retraining, config
+from tests.distributed.cases import BACKENDS, SEARCHING, STEPS, before_last_training, config
 from tests.distributed.ranks import Run, alone, one_run, run_all, seen
 
 
@@ -78,17 +78,19 @@ def folder(prepared: Path, histories: Path, tmp_path_factory: pytest.TempPathFac
     stopped = {name: everything[name] for name in ("full", "mixed_dim")}
     for name, of in everything.items():
         alone(Run(of, out / f"1-{name}", finish=name == "qr"))
-    alone(Run(config(prepared, "optembed"), out / "1-optembed"))
+    for name in SEARCHING:
+        alone(Run(config(prepared, name), out / f"1-{name}"))
     for name, of in stopped.items():
         alone(Run(of, out / f"1to2-{name}", stop_at=6))
+    copies = {name: before_last_training(out / f"1-{name}", out / f"2-last-{name}") for name in SEARCHING}
     run_all(
         2,
         [
             *(Run(of, out / f"2-{name}", finish=name == "qr") for name, of in everything.items()),
             *(Run(of, out / f"2to{w}-{name}", stop_at=6) for name, of in stopped.items() for w in (1, 3)),
             *(Run(of, out / f"1to2-{name}", resume=True) for name, of in stopped.items()),
-            Run(config(prepared, "optembed"), out / "2-optembed"),
-            Run(config(prepared, "optembed"), before_retraining(out / "1-optembed", out / "2-retrain"), resume=True),
+            *(Run(config(prepared, name), out / f"2-{name}") for name in SEARCHING),
+            *(Run(config(prepared, name), copy, resume=True) for name, copy in copies.items()),
             Run(config(prepared, "matryoshka", options={}), out / "2-widths"),
         ],
     )
@@ -131,10 +133,11 @@ def test_two_processes_give_what_one_gives(folder: Path, case: str) -> None:
     assert two == pytest.approx(one, rel=1e-4)
 
 
-def test_optembed_trains_again_on_two_processes_as_on_one(folder: Path) -> None:
-    one, two = (seen(folder / name)["losses"] for name in ("1-optembed", "2-retrain"))
-    assert len(two) == STEPS
-    assert two == pytest.approx(one[-STEPS:], rel=1e-4)
+@pytest.mark.parametrize("case", SEARCHING)
+def test_what_comes_after_a_search_trains_on_two_processes_as_on_one(folder: Path, case: str) -> None:
+    one, two = (seen(folder / f"{name}-{case}")["losses"] for name in ("1", "2-last"))
+    assert len(two) == len(one) - STEPS
+    assert two == pytest.approx(one[STEPS:], rel=1e-4)
 
 
 @pytest.mark.parametrize("case", ["full", "din"])
@@ -187,11 +190,16 @@ def test_random_widths_train_too(folder: Path) -> None:
     assert 0.4 < report["valid_auc"] < 1
 
 
-def test_a_search_asks_for_one_process(folder: Path) -> None:
-    message = seen(folder / "2-optembed")["report"]["error"]
-    assert "stage 'search' of optembed needs whole tables" in message
-    assert "\n" not in message
-    assert (folder / "2-optembed/checkpoints/supernet/stage.json").is_file()
+@pytest.mark.parametrize("case", SEARCHING)
+def test_two_processes_come_as_far_as_a_search_which_asks_for_one(folder: Path, case: str) -> None:
+    one, two = (seen(folder / f"{w}-{case}") for w in (1, 2))
+    assert len(two["losses"]) == STEPS
+    if case != "optembed":  # every process draws widths of its own
+        assert two["losses"] == pytest.approx(one["losses"][:STEPS], rel=1e-4)
+    first, then = list(json.loads((folder / f"1-{case}/embedding.json").read_text()))[:2]
+    assert f"stage '{then}' of {case} needs whole tables" in two["report"]["error"]
+    assert "\n" not in two["report"]["error"]
+    assert (folder / f"2-{case}/checkpoints/{first}/stage.json").is_file()
 
 
 def test_a_search_in_between_runs_on_one_process(folder: Path, prepared: Path) -> None:

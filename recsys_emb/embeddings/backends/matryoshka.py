@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from collections.abc import Iterator
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -18,7 +19,12 @@ class MatryoshkaConfig(FieldDimConfig):
     """Options of ``matryoshka``; ``widths`` are those that are served."""
 
     choices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, min_length=1, description="widths that training draws from; absent: 1, 2, 4, ... and D"
+        None, min_length=1, description="widths that are trained; absent: 1, 2, 4, ... and D"
+    )
+    losses: Literal["drawn", "sum"] = Field(
+        "drawn",
+        description="drawn: each looked-up id keeps a random one of the widths; sum: every batch goes through all"
+        " widths and their losses are added up, which takes as many times as long",
     )
 
 
@@ -27,9 +33,11 @@ class MatryoshkaBackend(FieldDimBackend):
     """Nested vectors (Kusupati et al., "Matryoshka Representation Learning", 2022), a random width at a time.
 
     The first w columns of a vector are a good vector of w columns, for every w of ``choices``. The paper adds up the
-    losses of all widths; here each looked-up id keeps a random one (Rippel et al., "Learning Ordered Representations
-    with Nested Dropout", 2014), which costs one pass and lets widths differ between fields. Training holds full tables;
-    what is served is ``field_dim`` at the widths that are given or fit the budget.
+    losses of all widths, as Starbucks does over a fixed list (Zhuang et al., "Starbucks: Improved Training for 2D
+    Matryoshka Embeddings", 2024, section 3.1): ``losses: sum``, whose mean is taken, so that L2 weighs what it does
+    elsewhere. By default each looked-up id keeps a random width (Rippel et al., "Learning Ordered Representations with
+    Nested Dropout", 2014), which costs one pass and lets widths differ between fields. Training holds full tables; what
+    is served is ``field_dim`` at the widths that are given or fit the budget.
 
     Example:
         >>> table = EmbeddingBagConfig(name="item", embedding_dim=16, num_embeddings=10_000, feature_names=["item"])
@@ -62,6 +70,17 @@ class MatryoshkaBackend(FieldDimBackend):
 
     def describe(self) -> list[FieldReport]:
         return self._served("meta").describe()
+
+    def forms(self) -> Iterator[None]:
+        config = cast(MatryoshkaConfig, self.config)
+        if config.losses == "drawn":
+            yield
+            return
+        assert config.choices is not None
+        for width in config.choices:
+            self._nested.fixed = width
+            yield
+        self._nested.fixed = None
 
     def candidates(self) -> Candidates:
         return self._nested

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys_emb.embeddings.base import EmbeddingBackend
+from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.posttraining._worth import Worth
 from recsys_emb.embeddings.posttraining.base import all_rows, narrowest
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
@@ -129,21 +129,19 @@ def stored_rows(ids: int, dim: int, filled: int, values: int) -> int:
     return min((ids, filled), key=lambda rows: csr_bytes(ids, dim, rows, values))
 
 
+Kept = tuple[int, slice, Tensor, Tensor]
+"""Rows of a table: its number, their place among the rows of all, float32 [n, D], and bool [n, D]: which to store."""
+
+
 def fit_csr(
     trained: EmbeddingBackend[Any], fits: Fits, worth: Worth
 ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Tensor]]:
-    """The values of all tables that are worth most, as many as fit.
+    """The values of all tables that are worth most, as many as fit; returns what ``packed`` does."""
+    return packed(trained.spec, _most_worth(trained, fits, worth), trained.device)
 
-    Returns:
-        rows and values kept of each table, and the arrays of ``CSR``.
-    """
-    spec, device = trained.spec, trained.device
-    dim, ids = spec.embedding_dim, spec.num_embeddings
+
+def _most_worth(trained: EmbeddingBackend[Any], fits: Fits, worth: Worth) -> Iterator[Kept]:
     above, values, rows = threshold(trained, fits, worth)
-    types = csr_types(dim, ids * dim)
-    kept = [0] * len(spec.tables)
-    lengths = torch.zeros(ids, dtype=types["lengths"], device=device)
-    pieces = [(torch.empty(0, device=device), torch.empty(0, dtype=types["columns"], device=device))]
     for table, place, chunk in all_rows(trained):
         bits = _bits(worth.roots(table, place, chunk))
         keep = bits > above
@@ -155,11 +153,28 @@ def fit_csr(
             more = bisect_left(range(len(equal)), True, key=lambda i: not fits(values + i + 1, int(rows_then[i])))
             keep[equal[:more, 0], equal[:more, 1]] = True
             values, rows = values + more, int(rows_then[more - 1]) if more else rows
+        yield table, place, chunk, keep
+
+
+def packed(
+    spec: GroupSpec, chunks: Iterable[Kept], device: torch.device
+) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Tensor]]:
+    """The kept values of all tables, whose rows come in chunks.
+
+    Returns:
+        rows and values kept of each table, and the arrays of ``CSR``.
+    """
+    dim, ids = spec.embedding_dim, spec.num_embeddings
+    types = csr_types(dim, ids * dim)
+    kept = [0] * len(spec.tables)
+    lengths = torch.zeros(ids, dtype=types["lengths"], device=device)
+    pieces = [(torch.empty(0, device=device), torch.empty(0, dtype=types["columns"], device=device))]
+    for table, place, chunk, keep in chunks:
         pieces.append((chunk[keep], keep.nonzero()[:, 1].to(types["columns"])))
         lengths[place] = keep.sum(1).to(types["lengths"])
         kept[table] += len(pieces[-1][0])
 
-    stored = stored_rows(ids, dim, rows, values)
+    stored = stored_rows(ids, dim, int((lengths > 0).sum()), sum(kept))
     index = RowIndex(ids, stored, device)
     counts = [t.num_embeddings for t in spec.tables]
     if stored < ids:
@@ -173,7 +188,7 @@ def fit_csr(
         "values": torch.cat([v for v, _ in pieces]),
         "columns": torch.cat([c for _, c in pieces]),
         "lengths": lengths,
-        "starts": (in_block.cumsum(0) - in_block).to(csr_types(dim, values)["starts"]),
+        "starts": (in_block.cumsum(0) - in_block).to(csr_types(dim, sum(kept))["starts"]),
         **{f"index.{name}": array for name, array in index.state_dict().items()},
     }
     return tuple(counts), tuple(kept), arrays

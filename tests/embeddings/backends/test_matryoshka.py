@@ -43,6 +43,28 @@ def test_training_draws_a_width_of_the_choices_for_each_id(first_order: bool) ->
 
 
 @pytest.mark.parametrize("first_order", [False, True])
+def test_losses_of_all_widths_are_added_up(first_order: bool) -> None:
+    backend = built(first_order, choices=[1, 4, 8], losses="sum")
+    weight = backend.parts["nested"].table.weight
+    ids, counts = torch.tensor([3, 7, 7, 0, 5]), [3, 0, 2]
+    scale = torch.randn(len(ids), 8 + first_order)
+    total, seen = torch.zeros(()), []
+    for _ in backend.forms():
+        rows = backend(ids, counts)
+        seen.append(int((rows[0, :8] != 0).sum()))
+        total = total + (rows * scale).square().sum()
+    assert seen == [1, 4, 8]
+    total.backward()
+    rows = weight.detach()[torch.tensor([3, 7, 7, 70, 75])]
+    times = torch.tensor([3.0] + [2.0] * 3 + [1.0] * 4 + [3.0] * first_order)  # how many widths have the column
+    expected = torch.zeros_like(weight).index_add_(0, torch.tensor([3, 7, 7, 70, 75]), 2 * rows * scale**2 * times)
+    torch.testing.assert_close(weight.grad, expected)
+    assert len(list(built(first_order).forms())) == 1
+    torch.manual_seed(3)
+    assert len({int((r != 0).sum()) for r in built(first_order)(torch.zeros(99).long(), [99, 0, 0])}) > 1
+
+
+@pytest.mark.parametrize("first_order", [False, True])
 def test_it_serves_the_first_columns_of_the_trained_rows(first_order: bool) -> None:
     backend = built(first_order, widths={"a": 3, "b": 0})
     trained = backend.parts["nested"].table.weight.detach().split([40, 30, 20])
@@ -80,8 +102,9 @@ def test_mistakes_name_the_key_and_what_is_allowed(options: dict[str, Any], mess
         built(False, 300, **options)
 
 
-def test_a_run_under_a_budget_and_its_artifact(prepared: Path, tmp_path: Path) -> None:
-    run = train_run(prepared, tmp_path / "run", "matryoshka", budget=0.5)
+@pytest.mark.parametrize("losses", ["drawn", "sum"])
+def test_a_run_under_a_budget_and_its_artifact(prepared: Path, tmp_path: Path, losses: str) -> None:
+    run = train_run(prepared, tmp_path / "run", "matryoshka", budget=0.5, options={"losses": losses})
     report = run.report
     assert 0.4 < report["ratio"] <= 0.5
     write_artifact(run, tmp_path / "artifact")
