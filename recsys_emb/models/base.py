@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -56,8 +56,24 @@ class Inputs:
         return torch.cat([vectors, *others], dim=1) if others else vectors
 
 
+class BatchLosses(Protocol):
+    """The losses of one batch, each summed over its rows, float32 without dimensions."""
+
+    @property
+    def rows(self) -> int:
+        """B."""
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """How far logits [B] are from the labels."""
+
+    def distance(self, logits: Tensor, teacher: Tensor) -> Tensor:
+        """How far logits [B] are from another's, ``teacher`` [B]."""
+
+
 class CTRModel(nn.Module, ABC):
     """Embeds a batch and scores it. A subclass writes ``__init__`` and ``logits``.
+
+    A model that is trained with more than the loss of its logits writes ``logits_and_loss`` too.
 
     Args:
         config: the model's options.
@@ -98,15 +114,28 @@ class CTRModel(nn.Module, ABC):
     def logits(self, x: Inputs) -> Tensor:
         """float [B]: log-odds of a click."""
 
+    def logits_and_loss(self, x: Inputs, losses: BatchLosses) -> tuple[Tensor, Tensor | None]:
+        """For training: float [B], log-odds of a click, and what is added to their loss, summed over the rows."""
+        return self.logits(x), None
+
     def forward(self, batch: Batch) -> Tensor:
         """float32 [B]: log-odds of a click, under autocast too."""
+        return self.logits(self.embed(batch)).float()
+
+    def scored(self, batch: Batch, losses: BatchLosses) -> tuple[Tensor, Tensor | None]:
+        """``forward`` with what the model adds to the loss of its logits, summed over the rows; None: nothing."""
+        logits, more = self.logits_and_loss(self.embed(batch), losses)
+        return logits.float(), more
+
+    def embed(self, batch: Batch) -> Inputs:
+        """The embedded batch."""
         vectors, sequences = self.embedding(batch.sparse, batch.sequences)
         first_order = None
         if self.first_order:
             vectors, first_order = vectors.split([vectors.shape[-1] - 1, 1], dim=-1)  # slices would each pad gradients
             first_order = first_order.squeeze(-1)
             sequences = {k: jagged(s.values()[:, :-1], s.lengths()) for k, s in sequences.items()}
-        return self.logits(Inputs(batch.dense, vectors, first_order, sequences)).float()
+        return Inputs(batch.dense, vectors, first_order, sequences)
 
 
 model_registry: Registry[type[CTRModel]] = Registry("model", "recsys_emb.models", "recsys_emb.models")

@@ -24,7 +24,7 @@ from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.run_dir import MetricsLog
 from recsys_emb.training.runtime import autocast
 from recsys_emb.training.stop import StopMark, Stopped
-from recsys_emb.training.task import Task
+from recsys_emb.training.task import Task, TaskLosses
 
 
 @dataclass
@@ -186,14 +186,16 @@ class Trainer:
         return value
 
     def loss(self, batch: Batch) -> Tensor:
-        """The task's loss by row, plus what the backend adds. Its mean over ranks counts."""
+        """The task's loss by row, plus what the model and the backend add. Its mean over ranks counts."""
         with autocast(self.precision, self.device):
-            logits = self.model(batch)
+            logits, more = self.model.scored(batch, TaskLosses(self.task, batch))
         loss = self.task.loss(logits, batch)
         if self.teacher is not None:
             with torch.inference_mode(), autocast(self.precision, self.device):
                 taught = self.teacher(batch)
             loss = torch.lerp(loss, self.task.distance(logits, taught.clone(), batch), self.distil)
+        if more is not None:
+            loss = loss + more
         share = self.world.size / (batch.whole or len(batch))
         aux = self.backend.aux_loss()  # a mean over this process's rows, or the same on all processes
         return loss * share if aux is None else loss * share + aux * (share * len(batch))

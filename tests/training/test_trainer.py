@@ -96,6 +96,16 @@ def test_loss_is_weighted_cross_entropy(prepared: Path, tmp_path: Path) -> None:
     assert trainer.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_the_models_own_loss_is_added_by_row(prepared: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(prepared, tmp_path)
+    trainer.model.eval()
+    batch = next(iter(trainer.train))
+    without = trainer.loss(batch).item()
+    trainer.model.logits_and_loss = lambda x, losses: (trainer.model.logits(x), 3.0 * losses.loss(2 * x.dense[:, 0]))
+    more = torch.nn.functional.binary_cross_entropy_with_logits(2 * batch.dense[:, 0], batch.labels, batch.weights)
+    assert trainer.loss(batch).item() == pytest.approx(without + 3 * more.item(), rel=1e-5)
+
+
 def test_dense_adam_mode_is_torchs_adam(prepared: Path, tmp_path: Path) -> None:
     """Three steps of the trainer against torch.optim.Adam over all parameters, written out."""
     fm = {"name": "fm", "embedding_dim": 4}
