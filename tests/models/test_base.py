@@ -49,7 +49,7 @@ def test_unknown_model_is_a_one_line_error():
 
 def test_built_in_models():
     names = {"lr", "fm", "wide_deep", "deepfm", "dcnv2", "dlrm", "autoint", "autoint_plus", "din"}
-    names |= {"fcn", "finalmlp", "finalnet", "gdcn", "masknet", "qnn_alpha"}
+    names |= {"fcn", "finalmlp", "finalnet", "gdcn", "masknet", "qnn_alpha", "dien", "bst"}
     assert names <= set(model_registry.names())
 
 
