@@ -18,6 +18,7 @@ from recsys_emb.data.jagged import jagged
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.fields import FieldEmbedding
+from recsys_emb.models.autodis import AutoDis
 from recsys_emb.registry import Registry
 
 if TYPE_CHECKING:
@@ -31,11 +32,17 @@ class ModelConfig(BaseModel):
 
     name: str
     embedding_dim: int = Field(16, ge=1, description="columns of an embedding vector")
+    dense_buckets: int | None = Field(
+        None,
+        ge=2,
+        description="vectors of each dense feature that its value mixes, so that it is one more field (AutoDis); "
+        "absent: it is a number",
+    )
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """An embedded batch.
+    """An embedded batch. Dense features that are encoded are the last of the fields, and Nd is 0.
 
     dense:       float [B, Nd]
     fields:      float [B, F, D]
@@ -95,6 +102,10 @@ class CTRModel(nn.Module, ABC):
         self.embedding = embedding
         self.num_fields = embedding.num_fields
         self.num_dense = len(schema.dense)
+        self.encoded: AutoDis | None = None
+        if config.dense_buckets and schema.dense:
+            self.encoded = AutoDis(self.num_dense, config.dense_buckets, embedding.width)
+            self.num_fields, self.num_dense = self.num_fields + self.num_dense, 0
         self.flat_width = self.num_fields * config.embedding_dim + self.num_dense  # of ``Inputs.flat()``
 
     @classmethod
@@ -130,12 +141,14 @@ class CTRModel(nn.Module, ABC):
     def embed(self, batch: Batch) -> Inputs:
         """The embedded batch."""
         vectors, sequences = self.embedding(batch.sparse, batch.sequences)
-        first_order = None
+        dense, first_order = batch.dense, None
+        if self.encoded is not None:
+            vectors, dense = torch.cat([vectors, self.encoded(dense)], dim=1), dense[:, :0]
         if self.first_order:
             vectors, first_order = vectors.split([vectors.shape[-1] - 1, 1], dim=-1)  # slices would each pad gradients
             first_order = first_order.squeeze(-1)
             sequences = {k: jagged(s.values()[:, :-1], s.lengths()) for k, s in sequences.items()}
-        return Inputs(batch.dense, vectors, first_order, sequences)
+        return Inputs(dense, vectors, first_order, sequences)
 
 
 model_registry: Registry[type[CTRModel]] = Registry("model", "recsys_emb.models", "recsys_emb.models")

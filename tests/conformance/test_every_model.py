@@ -84,6 +84,26 @@ def test_every_parameter_gets_a_gradient(name, schema):
             assert torch.isfinite(parameter.grad).all(), key
 
 
+@pytest.mark.parametrize("name", model_registry.names())
+def test_encoded_dense_features_are_fields(name):
+    """Of every model; also of those that weigh dense features, or that have a network for them."""
+    schema = SCHEMAS["sequences"]
+    model, batch = make_model(name, schema, dense_buckets=3), random_batch(schema, 64)
+    assert model.num_dense == 0
+    model.encoded.vectors.data.normal_()
+    loss_of(model, batch).backward()
+    for key, parameter in model.named_parameters():
+        if parameter.numel():
+            assert parameter.grad is not None, key
+            assert parameter.grad.any(), key
+    before = eval_logits(model, batch)
+    for feature in range(2):
+        changed = select_rows(batch, list(range(64)))
+        changed.dense[4, feature] += 1
+        moved = (eval_logits(model, changed) - before).abs() > 1e-6
+        assert moved.nonzero().flatten().tolist() == [4]
+
+
 @every_case
 def test_rows_do_not_see_each_other(name, schema):
     model, batch = make_model(name, schema), random_batch(schema, 12)
