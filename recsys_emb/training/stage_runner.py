@@ -21,6 +21,7 @@ from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.distributed.world import World
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec
+from recsys_emb.embeddings.counted_l2 import CountedL2
 from recsys_emb.embeddings.finetune import TrainableForm
 from recsys_emb.embeddings.forms import Form
 from recsys_emb.embeddings.posttraining import compress
@@ -176,11 +177,7 @@ class StageRunner:
         stage = self.stages[number]
         if isinstance(stage, Train):
             return self._train(number, stage, model)
-        if self.world.size > 1:
-            raise UserError(
-                f"stage {stage.name!r} of {model.embedding.backend.name} needs whole tables: carry it out in one "
-                "process, by --resume without torchrun; the stages after it may use several again"
-            )
+        self._one_process(f"stage {stage.name!r} of {model.embedding.backend.name}", "needs whole tables")
         started = time.perf_counter()
         model.eval()
         old = model.embedding.backend
@@ -195,6 +192,14 @@ class StageRunner:
         valid = self.task.metrics(predict(model, self.stop.watch(self._loader("valid")), self.precision))
         Checkpoints(self.run.checkpoints(stage.name)).save(0, model.state_dict(), {}, {"valid": valid}, best=0)
         return Outcome(stage.name, time.perf_counter() - started, valid)
+
+    def _one_process(self, what: str, why: str) -> None:
+        """Raises UserError when there are several."""
+        if self.world.size > 1:
+            raise UserError(
+                f"{what} {why}: carry it out in one process, by --resume without torchrun; the stages after it may "
+                "use several again"
+            )
 
     def _compact(self, stage: Compact, model: CTRModel) -> EmbeddingBackend[Any]:
         form = trained = model.embedding.backend.compact()
@@ -219,6 +224,10 @@ class StageRunner:
         self.world.seed_by_rank(self._seed(number))
         loaders = self._loader("train", shuffle=True), self._loader("valid")
         settings, world, stop = self.config.training.model_copy(update=stage.settings), self.world, self.stop
+        if settings.l2_by_count:
+            self._one_process("training.l2_by_count", "counts an id once a batch")
+            tables, stats = model.embedding.backend.spec.tables, self.dataset.stats()
+            model.embedding.l2 = CountedL2(tables, stats, settings.l2_by_count, self.device)
         trainer = Trainer(self.task, model, settings, *loaders, checkpoints, self.precision, world, stop)
         trainer.keep_start = stage.keep_start
         if stage.distil is not None:
