@@ -177,7 +177,11 @@ class StageRunner:
         stage = self.stages[number]
         if isinstance(stage, Train):
             return self._train(number, stage, model)
-        self._one_process(f"stage {stage.name!r} of {model.embedding.backend.name}", "needs whole tables")
+        if self.world.size > 1:
+            raise UserError(
+                f"stage {stage.name!r} of {model.embedding.backend.name} needs whole tables: carry it out in one "
+                "process, by --resume without torchrun; the stages after it may use several again"
+            )
         started = time.perf_counter()
         model.eval()
         old = model.embedding.backend
@@ -192,14 +196,6 @@ class StageRunner:
         valid = self.task.metrics(predict(model, self.stop.watch(self._loader("valid")), self.precision))
         Checkpoints(self.run.checkpoints(stage.name)).save(0, model.state_dict(), {}, {"valid": valid}, best=0)
         return Outcome(stage.name, time.perf_counter() - started, valid)
-
-    def _one_process(self, what: str, why: str) -> None:
-        """Raises UserError when there are several."""
-        if self.world.size > 1:
-            raise UserError(
-                f"{what} {why}: carry it out in one process, by --resume without torchrun; the stages after it may "
-                "use several again"
-            )
 
     def _compact(self, stage: Compact, model: CTRModel) -> EmbeddingBackend[Any]:
         form = trained = model.embedding.backend.compact()
@@ -225,7 +221,8 @@ class StageRunner:
         loaders = self._loader("train", shuffle=True), self._loader("valid")
         settings, world, stop = self.config.training.model_copy(update=stage.settings), self.world, self.stop
         if settings.l2_by_count:
-            self._one_process("training.l2_by_count", "counts an id once a batch")
+            if world.size > 1:
+                raise UserError("training.l2_by_count counts an id once a batch: train in one process, or leave it out")
             tables, stats = model.embedding.backend.spec.tables, self.dataset.stats()
             model.embedding.l2 = CountedL2(tables, stats, settings.l2_by_count, self.device)
         trainer = Trainer(self.task, model, settings, *loaders, checkpoints, self.precision, world, stop)
