@@ -108,6 +108,12 @@ class TrainingConfig(_Section):
         description="adam: with catch-up of rows that batches skip; dense_adam: walks whole tables, for reference",
     )
     l2_embedding: float = Field(1e-5, ge=0, description="L2 on embedding vectors: gradient l2 * w")
+    l2_by_count: float = Field(
+        0.0,
+        ge=0,
+        description="beside it, L2 on the ids of a batch alone: gradient l2 * w / n, n how often the train split has "
+        "the id (DIN's mini-batch aware regularisation)",
+    )
     l2_dense: float = Field(0.0, ge=0, description="L2 on the other weights")
     max_grad_norm: float | None = Field(None, gt=0, description="clip the gradient norm of the other weights")
 

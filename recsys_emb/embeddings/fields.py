@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recsys_emb.data.jagged import jagged, joined
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec, TableSpec
+from recsys_emb.embeddings.counted_l2 import CountedL2
 from recsys_emb.embeddings.lookup import Feature, lookup_features, pool
 
 if TYPE_CHECKING:
@@ -37,7 +38,12 @@ class FieldEmbedding(nn.Module):
         schema: the dataset's fields.
         backend: serves ``group_spec(schema, width, ...)``.
         pool_sequences: append each sequence as one more field, its average, instead of returning it unpooled.
+
+    Attributes:
+        l2: regularises the ids of each batch in training.
     """
+
+    l2: CountedL2 | None = None
 
     def __init__(self, schema: DatasetSchema, backend: EmbeddingBackend, pool_sequences: bool) -> None:
         super().__init__()
@@ -64,6 +70,8 @@ class FieldEmbedding(nn.Module):
         """Pooled vectors [B, F, width] in the order of ``pooled_keys``, and unpooled sequences by name."""
         kjt = sparse if sequences is None else joined([sparse, sequences])
         looked = lookup_features(self.backend, self._features, kjt, checked=True)
+        if self.l2 is not None and self.training:
+            self.l2.apply(looked.rows, looked.ids, self._counts(looked.sizes))
         if self._all_single:
             return _by_row(looked.rows.view(self.num_fields, kjt.stride(), self.width)), {}
         parts = looked.by_feature()
@@ -76,6 +84,13 @@ class FieldEmbedding(nn.Module):
             rows, lengths, _ = parts[self._at[key]]
             kept[key] = jagged(rows, lengths)
         return _by_row(torch.stack(vectors)), kept
+
+    def _counts(self, sizes: list[int]) -> list[int]:
+        """Ids of each table, from those of each feature."""
+        counts = [0] * len(self.backend.spec.tables)
+        for feature, n in zip(self._features, sizes):
+            counts[feature.table] += n
+        return counts
 
 
 def _by_row(fields: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +18,7 @@ from recsys_emb.data.jagged import jagged
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.fields import FieldEmbedding
+from recsys_emb.models.autodis import AutoDis
 from recsys_emb.registry import Registry
 
 if TYPE_CHECKING:
@@ -31,11 +32,17 @@ class ModelConfig(BaseModel):
 
     name: str
     embedding_dim: int = Field(16, ge=1, description="columns of an embedding vector")
+    dense_buckets: int | None = Field(
+        None,
+        ge=2,
+        description="vectors of each dense feature that its value mixes, so that it is one more field (AutoDis); "
+        "absent: it is a number",
+    )
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """An embedded batch.
+    """An embedded batch. Dense features that are encoded are the last of the fields, and Nd is 0.
 
     dense:       float [B, Nd]
     fields:      float [B, F, D]
@@ -56,8 +63,24 @@ class Inputs:
         return torch.cat([vectors, *others], dim=1) if others else vectors
 
 
+class BatchLosses(Protocol):
+    """The losses of one batch, each summed over its rows, float32 without dimensions."""
+
+    @property
+    def rows(self) -> int:
+        """B."""
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """How far logits [B] are from the labels."""
+
+    def distance(self, logits: Tensor, teacher: Tensor) -> Tensor:
+        """How far logits [B] are from another's, ``teacher`` [B]."""
+
+
 class CTRModel(nn.Module, ABC):
     """Embeds a batch and scores it. A subclass writes ``__init__`` and ``logits``.
+
+    A model that is trained with more than the loss of its logits writes ``logits_and_loss`` too.
 
     Args:
         config: the model's options.
@@ -79,6 +102,10 @@ class CTRModel(nn.Module, ABC):
         self.embedding = embedding
         self.num_fields = embedding.num_fields
         self.num_dense = len(schema.dense)
+        self.encoded: AutoDis | None = None
+        if config.dense_buckets and schema.dense:
+            self.encoded = AutoDis(self.num_dense, config.dense_buckets, embedding.width)
+            self.num_fields, self.num_dense = self.num_fields + self.num_dense, 0
         self.flat_width = self.num_fields * config.embedding_dim + self.num_dense  # of ``Inputs.flat()``
 
     @classmethod
@@ -98,15 +125,30 @@ class CTRModel(nn.Module, ABC):
     def logits(self, x: Inputs) -> Tensor:
         """float [B]: log-odds of a click."""
 
+    def logits_and_loss(self, x: Inputs, losses: BatchLosses) -> tuple[Tensor, Tensor | None]:
+        """For training: float [B], log-odds of a click, and what is added to their loss, summed over the rows."""
+        return self.logits(x), None
+
     def forward(self, batch: Batch) -> Tensor:
         """float32 [B]: log-odds of a click, under autocast too."""
+        return self.logits(self.embed(batch)).float()
+
+    def scored(self, batch: Batch, losses: BatchLosses) -> tuple[Tensor, Tensor | None]:
+        """``forward`` with what the model adds to the loss of its logits, summed over the rows; None: nothing."""
+        logits, more = self.logits_and_loss(self.embed(batch), losses)
+        return logits.float(), more
+
+    def embed(self, batch: Batch) -> Inputs:
+        """The embedded batch."""
         vectors, sequences = self.embedding(batch.sparse, batch.sequences)
-        first_order = None
+        dense, first_order = batch.dense, None
+        if self.encoded is not None:
+            vectors, dense = torch.cat([vectors, self.encoded(dense)], dim=1), dense[:, :0]
         if self.first_order:
             vectors, first_order = vectors.split([vectors.shape[-1] - 1, 1], dim=-1)  # slices would each pad gradients
             first_order = first_order.squeeze(-1)
             sequences = {k: jagged(s.values()[:, :-1], s.lengths()) for k, s in sequences.items()}
-        return self.logits(Inputs(batch.dense, vectors, first_order, sequences)).float()
+        return Inputs(dense, vectors, first_order, sequences)
 
 
 model_registry: Registry[type[CTRModel]] = Registry("model", "recsys_emb.models", "recsys_emb.models")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.embeddings.fields import FieldEmbedding
@@ -30,12 +30,14 @@ class DCNv2(CTRModel):
     summary = "cross network beside, or under, a deep network"
 
     Config = DCNv2Config
+    cross_net: ClassVar[type[nn.Module]] = CrossNetV2
+    """Made of a width, how many layers and their rank; [B, width] -> the same."""
 
     def __init__(self, config: DCNv2Config, schema: DatasetSchema, embedding: FieldEmbedding) -> None:
         super().__init__(config, schema, embedding)
         width = self.flat_width
         self.stacked = config.structure == "stacked"
-        self.cross = CrossNetV2(width, config.cross_layers, config.low_rank)
+        self.cross = self.cross_net(width, config.cross_layers, config.low_rank)
         self.deep = MLP(width, config.hidden, config.dropout, config.batch_norm)
         self.deep_logit = Logit(self.deep.out_features)
         if not self.stacked:

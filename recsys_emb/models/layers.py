@@ -84,6 +84,13 @@ class BatchNorm(nn.BatchNorm1d):
         return out if self.weight is None else out * self.weight + self.bias
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
 class Dice(nn.Module):
     """The data-adaptive activation of DIN (Zhou et al. 2018, eq. 3), [..., units] -> the same shape.
 
@@ -183,12 +190,12 @@ class CrossNetV2(nn.Module):
     With ``low_rank`` r, W = U V^T for U and V of [in_features, r] (eq. 2).
     """
 
-    def __init__(self, in_features: int, num_layers: int, low_rank: int | None = None) -> None:
+    def __init__(self, in_features: int, num_layers: int, low_rank: int | None = None, bias: bool = True) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            Linear(in_features, in_features)
+            Linear(in_features, in_features, bias)
             if low_rank is None
-            else nn.Sequential(Linear(in_features, low_rank, bias=False), Linear(low_rank, in_features))
+            else nn.Sequential(Linear(in_features, low_rank, bias=False), Linear(low_rank, in_features, bias))
             for _ in range(num_layers)
         )
 

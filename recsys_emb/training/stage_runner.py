@@ -21,6 +21,7 @@ from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.store import EncodedDataset
 from recsys_emb.distributed.world import World
 from recsys_emb.embeddings.base import EmbeddingBackend, GroupSpec
+from recsys_emb.embeddings.counted_l2 import CountedL2
 from recsys_emb.embeddings.finetune import TrainableForm
 from recsys_emb.embeddings.forms import Form
 from recsys_emb.embeddings.posttraining import compress
@@ -221,6 +222,11 @@ class StageRunner:
         held_out, only = self._held_out(stage)
         loaders = self._loader("train", shuffle=True, only=only), self._loader("valid")
         settings, world, stop = self.config.training.model_copy(update=stage.settings), self.world, self.stop
+        if settings.l2_by_count:
+            if world.size > 1:
+                raise UserError("training.l2_by_count counts an id once a batch: train in one process, or leave it out")
+            tables, stats = model.embedding.backend.spec.tables, self.dataset.stats()
+            model.embedding.l2 = CountedL2(tables, stats, settings.l2_by_count, self.device)
         trainer = Trainer(self.task, model, settings, *loaders, checkpoints, self.precision, world, stop, held_out)
         trainer.keep_start = stage.keep_start
         if stage.distil is not None:

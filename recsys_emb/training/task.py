@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import torch
@@ -63,6 +64,24 @@ class Task(ABC):
     @abstractmethod
     def change(self, before: Predictions, after: Predictions) -> tuple[float, float]:
         """How the main metric differs between two models on the same rows, and the standard error of the difference."""
+
+
+@dataclass(frozen=True)
+class TaskLosses:
+    """A task's losses of one batch, as a model takes them."""
+
+    task: Task
+    batch: Batch
+
+    @property
+    def rows(self) -> int:
+        return len(self.batch)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return self.task.loss(logits, self.batch)
+
+    def distance(self, logits: Tensor, teacher: Tensor) -> Tensor:
+        return self.task.distance(logits, teacher, self.batch)
 
 
 class ClickThrough(Task):

@@ -25,7 +25,7 @@ from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.run_dir import MetricsLog
 from recsys_emb.training.runtime import autocast
 from recsys_emb.training.stop import StopMark, Stopped
-from recsys_emb.training.task import Task
+from recsys_emb.training.task import Task, TaskLosses
 
 
 @dataclass
@@ -199,7 +199,7 @@ class Trainer:
         self.optimizer.step_arch()
 
     def loss(self, batch: Batch) -> Tensor:
-        """The task's loss by row, plus what the backend adds. Its mean over ranks counts."""
+        """The task's loss by row, plus what the model and the backend add. Its mean over ranks counts."""
         taught = None
         if self.teacher is not None:
             with torch.inference_mode(), autocast(self.precision, self.device):
@@ -212,11 +212,13 @@ class Trainer:
         return loss * share if aux is None else loss * share + aux * (share * len(batch))
 
     def _form_loss(self, batch: Batch, taught: Tensor | None) -> Tensor:
-        """The task's loss, and the distance to what the teacher says."""
+        """The task's loss, the distance to what the teacher says, and what the model adds."""
         with autocast(self.precision, self.device):
-            logits = self.model(batch)
+            logits, more = self.model.scored(batch, TaskLosses(self.task, batch))
         loss = self.task.loss(logits, batch)
-        return loss if taught is None else torch.lerp(loss, self.task.distance(logits, taught, batch), self.distil)
+        if taught is not None:
+            loss = torch.lerp(loss, self.task.distance(logits, taught, batch), self.distil)
+        return loss if more is None else loss + more
 
     def _count(self, samples: int, seconds: float) -> None:
         p = self.progress

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-import torch.nn.functional as F
 from torchrec import KeyedJaggedTensor
 
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.models.base import CTRModel, build_model, model_registry
+from recsys_emb.training.task import ClickThrough, TaskLosses
 from tests import builders
 from tests.builders import random_batch, select_rows, tiny_schema
 
@@ -29,10 +31,18 @@ every_case = pytest.mark.parametrize(("name", "schema"), CASES)
 
 
 def make_model(name: str, schema: DatasetSchema, **options) -> CTRModel:
-    """With narrow layers where the model has such options, so that the battery is quick."""
-    narrow = {"hidden": [16, 8], "attention_dim": 8, "attention_layers": 2}
+    """With narrow layers where the model has such options, so that the battery is quick, and without dropout."""
+    small: dict[str, Any] = {"hidden": [16, 8], "attention_dim": 8, "attention_layers": 2, "block_units": 8}
+    small |= dict.fromkeys(("dropout", "linear_dropout"), 0.0)
     known = model_registry.get(name).Config.model_fields
-    return builders.make_model(name, schema, **{k: v for k, v in narrow.items() if k in known}, **options)
+    return builders.make_model(name, schema, **{k: v for k, v in small.items() if k in known}, **options)
+
+
+def loss_of(model: CTRModel, batch) -> torch.Tensor:
+    """The mean loss of a training step, with what the model adds to it."""
+    losses = TaskLosses(ClickThrough(), batch)
+    logits, more = model.scored(batch, losses)
+    return (losses.loss(logits) + (0 if more is None else more)) / losses.rows
 
 
 def eval_logits(model: CTRModel, batch) -> torch.Tensor:
@@ -49,8 +59,7 @@ def test_training_reduces_the_loss(name, schema, precision):
 
     def loss():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            out = model(batch)
-        return F.binary_cross_entropy_with_logits(out, batch.labels)
+            return loss_of(model, batch)
 
     model.eval()
     before = loss().item()
@@ -67,12 +76,32 @@ def test_training_reduces_the_loss(name, schema, precision):
 def test_every_parameter_gets_a_gradient(name, schema):
     model, batch = make_model(name, schema), random_batch(schema, 64)
     model.train()
-    F.binary_cross_entropy_with_logits(model(batch), batch.labels).backward()
+    loss_of(model, batch).backward()
     for key, parameter in model.named_parameters():
         if parameter.numel():
             assert parameter.grad is not None, key
             assert parameter.grad.any(), key
             assert torch.isfinite(parameter.grad).all(), key
+
+
+@pytest.mark.parametrize("name", model_registry.names())
+def test_encoded_dense_features_are_fields(name):
+    """Of every model; also of those that weigh dense features, or that have a network for them."""
+    schema = SCHEMAS["sequences"]
+    model, batch = make_model(name, schema, dense_buckets=3), random_batch(schema, 64)
+    assert model.num_dense == 0
+    model.encoded.vectors.data.normal_()
+    loss_of(model, batch).backward()
+    for key, parameter in model.named_parameters():
+        if parameter.numel():
+            assert parameter.grad is not None, key
+            assert parameter.grad.any(), key
+    before = eval_logits(model, batch)
+    for feature in range(2):
+        changed = select_rows(batch, list(range(64)))
+        changed.dense[4, feature] += 1
+        moved = (eval_logits(model, changed) - before).abs() > 1e-6
+        assert moved.nonzero().flatten().tolist() == [4]
 
 
 @every_case

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from recsys_emb.errors import UserError
 from recsys_emb.models.base import CTRModel, Inputs, ModelConfig, build_model, model_registry
+from recsys_emb.training.task import ClickThrough, TaskLosses
 from tests.builders import make_model, random_batch, tiny_schema
 
 
@@ -47,4 +49,30 @@ def test_unknown_model_is_a_one_line_error():
 
 def test_built_in_models():
     names = {"lr", "fm", "wide_deep", "deepfm", "dcnv2", "dlrm", "autoint", "autoint_plus", "din"}
+    names |= {"fcn", "finalmlp", "finalnet", "gdcn", "masknet", "qnn_alpha", "dien", "bst"}
     assert names <= set(model_registry.names())
+
+
+def test_scored_gives_what_forward_gives_and_the_models_own_loss():
+    class Two(CTRModel):
+        def logits(self, x):
+            return x.fields.sum((1, 2)).bfloat16()
+
+        def logits_and_loss(self, x, losses):
+            logits = self.logits(x)
+            return logits, losses.loss(2 * logits) + losses.distance(logits, -logits)
+
+    schema = tiny_schema()
+    batch, one = random_batch(schema, 5), make_model("autoint", schema)
+    losses = TaskLosses(ClickThrough(), batch)
+    logits, more = one.scored(batch, losses)
+    assert more is None
+    assert torch.equal(logits, one(batch))
+    two = Two(ModelConfig(name="two", embedding_dim=4), schema, one.embedding)
+    logits, more = two.scored(batch, losses)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, two(batch))
+    soft = torch.sigmoid(-logits)
+    own = -(batch.labels * F.logsigmoid(2 * logits) + (1 - batch.labels) * F.logsigmoid(-2 * logits))
+    apart = -(soft * F.logsigmoid(logits) + (1 - soft) * F.logsigmoid(-logits))
+    torch.testing.assert_close(more, (own + apart).sum(), rtol=2e-2, atol=1e-2)  # 2 * logits is rounded

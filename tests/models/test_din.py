@@ -6,7 +6,7 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 from recsys_emb.errors import UserError
-from recsys_emb.models.din import aligned_groups
+from recsys_emb.models.histories import aligned_groups
 from tests.builders import make_model, random_batch, tiny_schema
 from tests.models.oracle import logits, network, rows
 

@@ -17,6 +17,7 @@ from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.progress import Silent
+from recsys_emb.training.run_dir import load_run
 from recsys_emb.training.task import task_of
 from recsys_emb.training.trainer import Trainer
 from tests.training.conftest import config_for
@@ -94,6 +95,26 @@ def test_loss_is_weighted_cross_entropy(prepared: Path, tmp_path: Path) -> None:
     y = batch.labels.double()
     expected = -(batch.weights * (y * p.log() + (1 - y) * (1 - p).log())).mean()
     assert trainer.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_models_own_loss_is_added_by_row(prepared: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(prepared, tmp_path)
+    trainer.model.eval()
+    batch = next(iter(trainer.train))
+    without = trainer.loss(batch).item()
+    trainer.model.logits_and_loss = lambda x, losses: (trainer.model.logits(x), 3.0 * losses.loss(2 * x.dense[:, 0]))
+    more = torch.nn.functional.binary_cross_entropy_with_logits(2 * batch.dense[:, 0], batch.labels, batch.weights)
+    assert trainer.loss(batch).item() == pytest.approx(without + 3 * more.item(), rel=1e-5)
+
+
+def test_l2_by_count_shrinks_embeddings(prepared: Path, tmp_path: Path) -> None:
+    norms = []
+    for l2 in (0.0, 100.0):
+        config = config_for(prepared, epochs=1, l2_by_count=l2)
+        running.train(config, tmp_path / str(l2), Silent())
+        model, _ = running.restore(load_run(tmp_path / str(l2)))
+        norms.append(sum(rows.norm().item() for rows in model.embedding.backend.rows(0)))
+    assert norms[1] < 0.7 * norms[0]
 
 
 def test_dense_adam_mode_is_torchs_adam(prepared: Path, tmp_path: Path) -> None:
