@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from recsys_emb.embeddings.constants import Constants
 from recsys_emb.embeddings.counts import check_ids
 from recsys_emb.embeddings.stages import Stage, Train
 from recsys_emb.errors import SettingError, UserError
@@ -156,7 +157,7 @@ def alone(values: Tensor) -> Tensor:
     return values
 
 
-class EmbeddingBackend(nn.Module, ABC, Generic[C]):
+class EmbeddingBackend(Constants, ABC, Generic[C]):
     """The embedding of one group of tables.
 
     A subclass implements ``lookup``, and usually ``plan`` and a ``Config``. The trainer, the collections and the

@@ -68,13 +68,6 @@ class ModelOptimizer:
         """The parameters of which every process has a copy: all but those with a sparse gradient."""
         return [p for group in self.dense.param_groups for p in group["params"]] if self.dense else []
 
-    def discard(self) -> None:
-        """Drops gradients of a step that is not taken."""
-        for table in self.tables:
-            table.discard()
-        if self.dense:
-            self.dense.zero_grad(set_to_none=True)
-
     def catch_up(self) -> None:
         """Brings all table rows up to date."""
         for table in self.tables:
