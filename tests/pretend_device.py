@@ -145,7 +145,7 @@ class Card(TorchDispatchMode):
         if name in ("_to_copy", "copy_"):
             return self._copy(func, args, kwargs, to_card)
         if on_card:
-            self._look(name, args, tensors)
+            self._look(name, args, kwargs, tensors)
         if to_card and wanted is not None:
             kwargs["device"] = torch.device("cpu")
         args, kwargs = tree_map(_held, (args, kwargs))
@@ -175,9 +175,9 @@ class Card(TorchDispatchMode):
         out = func(_held(source), **{k: v for k, v in kwargs.items() if k not in dropped})
         return CardTensor(out) if to_card else out
 
-    def _look(self, name: str, args: Any, tensors: list[Tensor]) -> None:
+    def _look(self, name: str, args: Any, kwargs: dict[str, Any], tensors: list[Tensor]) -> None:
         """Counts, and raises RuntimeError on tensors of two devices."""
-        if name in WAITING or (name == "repeat_interleave" and len(args) < 2):
+        if name in WAITING or (name == "repeat_interleave" and kwargs.get("output_size") is None):
             self.wait()
         for x in tensors:
             if name in MIXING and x.dtype in (torch.bool, torch.uint8) and x is not args[0]:
@@ -193,6 +193,15 @@ class Card(TorchDispatchMode):
 
 def _held(x: Any) -> Any:
     return x.held if isinstance(x, CardTensor) else x
+
+
+def _numbered(to: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``Tensor.to`` that need not ask which card is the current one."""
+
+    def there(x: Any) -> Any:
+        return DEVICE if x == "cuda" or (isinstance(x, torch.device) and x.type == "cuda") else x
+
+    return lambda x, *args, **options: to(x, *map(there, args), **{k: there(v) for k, v in options.items()})
 
 
 def _line() -> str:
@@ -219,6 +228,20 @@ class _Stream:
         """Of a copy to the host, which was counted as a wait whether or not it is one."""
 
 
+class _WithoutGradient:
+    """What stands in for ``torch.inference_mode``."""
+
+    def __init__(self, mode: bool = True) -> None:
+        self.mode = mode
+
+    def __enter__(self) -> None:
+        self.before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(self.before and not self.mode)
+
+    def __exit__(self, *_: Any) -> None:
+        torch._C._set_grad_enabled(self.before)
+
+
 @contextmanager
 def pretended_card() -> Iterator[Card]:
     """Inside, ``cuda`` is a device that torch sees; tensors on it are of no use afterwards. So is ``meta``."""
@@ -238,6 +261,9 @@ def pretended_card() -> Iterator[Card]:
         for name, value in stands_in.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "tensor", lambda *a, **k: card.tensor(make, *a, **k)))
+        for name in ("__init__", "__enter__", "__exit__"):  # wrapped tensors know no inference mode
+            stack.enter_context(mock.patch.object(torch.inference_mode, name, getattr(_WithoutGradient, name)))
+        stack.enter_context(mock.patch.object(torch.Tensor, "to", _numbered(torch.Tensor.to)))
         stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda x: card.pin(x)))
         stack.enter_context(mock.patch.object(torch.Tensor, "record_stream", return_value=None))
         stack.enter_context(card)

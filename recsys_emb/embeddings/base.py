@@ -169,6 +169,7 @@ class EmbeddingBackend(Constants, ABC, Generic[C]):
         device: where parameters are made; ``meta`` allocates nothing.
 
     Attributes:
+        table_sizes: int64 [T], how many ids each has.
         total: sums a tensor over the processes that train together, with its gradient; as many calls on each.
         gathered: the rows [n, ...] of all of these processes one after another, the same on each.
     """
@@ -186,6 +187,7 @@ class EmbeddingBackend(Constants, ABC, Generic[C]):
         super().__init__()
         self.spec = spec
         self.config = config
+        self.table_sizes = torch.tensor([t.num_embeddings for t in spec.tables])
         self.total: Callable[[Tensor], Tensor] = alone
         self.gathered: Callable[[Tensor], Tensor] = alone
 
@@ -213,9 +215,7 @@ class EmbeddingBackend(Constants, ABC, Generic[C]):
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         """``lookup`` after a check of the ids. Raises IndexError naming table, id and size."""
-        tables = self.spec.tables
-        ids = check_ids(ids, counts, [t.name for t in tables], [t.num_embeddings for t in tables])
-        return self.lookup(ids, counts)
+        return self.lookup(check_ids(ids, counts, [t.name for t in self.spec.tables], self.table_sizes), counts)
 
     # -- sizing -------------------------------------------------------------------------------------------------------
 
