@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -49,15 +49,39 @@ class Batch:
         """The batch on ``device``; itself when it is there already."""
         if self.labels.device == device:
             return self
-        return Batch(
-            dense=self.dense.to(device, non_blocking=True),
-            sparse=self.sparse.to(device, non_blocking=True),
-            sequences=None if self.sequences is None else self.sequences.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            weights=None if self.weights is None else self.weights.to(device, non_blocking=True),
-            groups=None if self.groups is None else self.groups.to(device, non_blocking=True),
-            whole=self.whole,
-        )
+        return self._with(lambda part: part.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a card reads while the host does something else."""
+        return self._with(lambda part: part.pin_memory())
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keeps the batch's memory on a card until ``stream`` is done with it."""
+        for part in self._parts().values():
+            part.record_stream(stream)
+
+    def _parts(self) -> dict[str, Any]:
+        """The tensors and jagged tensors that the batch has, by name."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "whole"}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _with(self, change: Callable[[Any], Any]) -> Batch:
+        return replace(self, **{name: change(part) for name, part in self._parts().items()})
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches on ``device``. On a card each is uploaded from pinned memory while the card works on the last one."""
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    uploads = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(uploads):
+            uploaded = batch.pin_memory().to(device)
+        worker = torch.cuda.current_stream(device)
+        worker.wait_stream(uploads)  # on the card: the host goes on
+        uploaded.record_stream(worker)
+        yield uploaded
 
 
 def row_order(rows: int, *, seed: int, epoch: int, block_rows: int = BLOCK_ROWS) -> Iterator[Tensor]:
@@ -167,14 +191,16 @@ class BatchLoader:
         labels = _take(s.labels, rows).float()
         ids = _take(s.ids, rows)  # [B, F]
         values, lengths = [ids.t().reshape(-1).long()], [self._ones[: ids.numel()]]
+        per_key = [len(labels)] * ids.shape[1]
         self._check(values[0].view(ids.shape[1], len(labels)))
         for field in self.schema.multi_valued:
             v, n = self._jagged(field, rows)
             values.append(v)
             lengths.append(n)
+            per_key.append(len(v))
         return Batch(
             dense=_take(s.dense, rows),
-            sparse=_kjt(self.schema.sparse_keys, values, lengths, len(labels)),
+            sparse=_kjt(self.schema.sparse_keys, values, lengths, per_key, len(labels)),
             sequences=self._sequences(rows, len(labels)),
             labels=labels,
             weights=None if s.weights is None else _take(s.weights, rows),
@@ -195,7 +221,7 @@ class BatchLoader:
         if not self.schema.sequences:
             return None
         values, lengths = zip(*(self._jagged(f, rows) for f in self.schema.sequences))
-        return _kjt(self.schema.sequence_keys, list(values), list(lengths), batch_size)
+        return _kjt(self.schema.sequence_keys, list(values), list(lengths), list(map(len, values)), batch_size)
 
     # -- ids of a damaged dataset would be other fields' rows ---------------------------------------------------------
 
@@ -225,10 +251,12 @@ class BatchLoader:
         )
 
 
-def _kjt(keys: list[str], values: list[Tensor], lengths: list[Tensor], stride: int) -> KeyedJaggedTensor:
+def _kjt(
+    keys: list[str], values: list[Tensor], lengths: list[Tensor], per_key: list[int], stride: int
+) -> KeyedJaggedTensor:
     if len(values) == 1:
-        return keyed_jagged(keys, values[0], lengths[0], stride)
-    return keyed_jagged(keys, torch.cat(values), torch.cat(lengths), stride)
+        return keyed_jagged(keys, values[0], lengths[0], stride, per_key)
+    return keyed_jagged(keys, torch.cat(values), torch.cat(lengths), stride, per_key)
 
 
 def _take(array: Tensor, rows: Tensor | slice) -> Tensor:

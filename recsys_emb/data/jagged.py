@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from torchrec import JaggedTensor, KeyedJaggedTensor
 
 
-def keyed_jagged(keys: list[str], values: Tensor, lengths: Tensor, stride: int) -> KeyedJaggedTensor:
-    """Values [N] of all keys one after another, and lengths [keys x stride]."""
+def keyed_jagged(
+    keys: list[str], values: Tensor, lengths: Tensor, stride: int, per_key: list[int] | None = None
+) -> KeyedJaggedTensor:
+    """Values [N] of all keys one after another, and lengths [keys x stride].
+
+    ``per_key`` says how many values each key has; without it whoever asks must count, and wait for a card.
+    """
     from torchrec import KeyedJaggedTensor
 
-    return KeyedJaggedTensor(keys, values, lengths=lengths, stride=stride)
+    return KeyedJaggedTensor(keys, values, lengths=lengths, stride=stride, length_per_key=per_key)
 
 
 def joined(parts: list[KeyedJaggedTensor]) -> KeyedJaggedTensor:

@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from recsys_emb.embeddings.constants import Constants
 from recsys_emb.embeddings.counts import check_ids
 from recsys_emb.embeddings.stages import Stage, Train
 from recsys_emb.errors import SettingError, UserError
@@ -156,7 +157,7 @@ def alone(values: Tensor) -> Tensor:
     return values
 
 
-class EmbeddingBackend(nn.Module, ABC, Generic[C]):
+class EmbeddingBackend(Constants, ABC, Generic[C]):
     """The embedding of one group of tables.
 
     A subclass implements ``lookup``, and usually ``plan`` and a ``Config``. The trainer, the collections and the
@@ -168,6 +169,7 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         device: where parameters are made; ``meta`` allocates nothing.
 
     Attributes:
+        table_sizes: int64 [T], how many ids each has.
         total: sums a tensor over the processes that train together, with its gradient; as many calls on each.
         gathered: the rows [n, ...] of all of these processes one after another, the same on each.
     """
@@ -185,6 +187,7 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
         super().__init__()
         self.spec = spec
         self.config = config
+        self.table_sizes = torch.tensor([t.num_embeddings for t in spec.tables])
         self.total: Callable[[Tensor], Tensor] = alone
         self.gathered: Callable[[Tensor], Tensor] = alone
 
@@ -212,9 +215,7 @@ class EmbeddingBackend(nn.Module, ABC, Generic[C]):
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         """``lookup`` after a check of the ids. Raises IndexError naming table, id and size."""
-        tables = self.spec.tables
-        ids = check_ids(ids, counts, [t.name for t in tables], [t.num_embeddings for t in tables])
-        return self.lookup(ids, counts)
+        return self.lookup(check_ids(ids, counts, [t.name for t in self.spec.tables], self.table_sizes), counts)
 
     # -- sizing -------------------------------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ class _Shared(nn.Module):
         new, groups = copy.copy(self), copy.copy(self.groups)
         for module in (new, groups):
             module._modules = dict(module._modules)  # which a copy shares
-        groups.backends = nn.ModuleList(backends)
+        groups.backends = nn.ModuleList(backend.to(backend.device) for backend in backends)  # the constants, too
         new.groups = groups
         return new
 

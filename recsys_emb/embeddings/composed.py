@@ -24,6 +24,7 @@ from recsys_emb.embeddings.base import (
     Stats,
     TableSpec,
 )
+from recsys_emb.embeddings.constants import Constants
 from recsys_emb.embeddings.counts import all_equal, per_id, split_ids
 from recsys_emb.embeddings.hashing import hash_ids
 from recsys_emb.embeddings.tables import EmbeddingTable, block_table, fill_uniform
@@ -45,17 +46,18 @@ def starts_of(sizes: Sequence[int]) -> Tensor:
     return ends - torch.tensor(sizes)
 
 
-class OwnRows:
+class OwnRows(Constants):
     """Every id has its own row; tables lie one after another."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
         self.starts = starts_of(sizes)
 
-    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return ids + per_id(self.starts, counts, ids)
 
 
-class HashedRows:
+class HashedRows(Constants):
     """P hash functions per table, each into the table's block of rows.
 
     Args:
@@ -65,9 +67,10 @@ class HashedRows:
     """
 
     def __init__(self, rows: Tensor, starts: Tensor, seeds: Tensor) -> None:
+        super().__init__()
         self.rows, self.starts, self.seeds = rows, starts, seeds
 
-    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows, starts = per_id(self.rows, counts, ids), per_id(self.starts, counts, ids)
         probes = [hash_ids(ids, rows, per_id(seed, counts, ids)) + starts for seed in self.seeds.unbind(1)]
         return torch.stack(probes, dim=1)
@@ -173,7 +176,7 @@ def _unsort(rows: Tensor, order: Tensor) -> Tensor:
 # -- parts and the backend --------------------------------------------------------------------------------------------
 
 
-class Part(nn.Module):
+class Part(Constants):
     """Tables that are embedded alike.
 
     Args:

@@ -23,19 +23,19 @@ def split_ids(tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
     return [pieces[i] for i in range(len(counts))]  # a proxy cannot be iterated
 
 
-def check_ids(ids: Tensor, counts: Sequence[int], names: Sequence[str], sizes: Sequence[int]) -> Tensor:
-    """``ids``, int64 [n].
+def check_ids(ids: Tensor, counts: Sequence[int], names: Sequence[str], sizes: Tensor) -> Tensor:
+    """``ids``, int64 [n]; waits once for a device.
 
     Args:
         ids: each table's own.
         counts: how many belong to each table.
         names: of the tables.
-        sizes: how many ids each table has.
+        sizes: int64 [K], how many ids each table has.
 
     Raises:
         IndexError: an id is outside its table; names table, id and size.
     """
-    return _checked(ids, list(counts), list(names), list(sizes))
+    return _checked(ids, list(counts), list(names), sizes)
 
 
 def tally(numbers: Tensor, kinds: int) -> list[int]:
@@ -74,30 +74,22 @@ def _tally(numbers: Tensor, kinds: int) -> list[int]:
 
 
 @torch.fx.wrap
-def _checked(ids: Tensor, counts: list[int], names: list[str], sizes: list[int]) -> Tensor:
+def _checked(ids: Tensor, counts: list[int], names: list[str], sizes: Tensor) -> Tensor:
     if not torch.jit.is_scripting() and torch.compiler.is_compiling():
         return ids
     if ids.numel() == 0 or ids.is_meta:
         return ids
+    sizes = sizes.to(ids.device)
     if all_equal(counts):
         low, high = torch.aminmax(ids.view(len(counts), counts[0]), dim=1)
-        known = torch.tensor(sizes, device=ids.device)
+        bad = (low < 0) | (high >= sizes)
     else:
-        lows: list[Tensor] = []
-        highs: list[Tensor] = []
-        looked: list[int] = []
-        for part, size in zip(ids.split(counts), sizes):
-            if part.numel():
-                lows.append(part.min())
-                highs.append(part.max())
-                looked.append(size)
-        low, high = torch.stack(lows), torch.stack(highs)
-        known = torch.tensor(looked, device=ids.device)
-    bad = (low < 0) | (high >= known)
+        bad = (ids < 0) | (ids >= repeated(sizes, counts, ids))
     if bool(bad.any()):
         for i, part in enumerate(ids.split(counts)):
-            beyond = part[(part < 0) | (part >= sizes[i])]
+            size = int(sizes[i])
+            beyond = part[(part < 0) | (part >= size)]
             if beyond.numel():
                 first = int(beyond[0])
-                raise IndexError(f"table '{names[i]}': id {first} is outside 0..{sizes[i] - 1}")
+                raise IndexError(f"table '{names[i]}': id {first} is outside 0..{size - 1}")
     return ids

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from recsys_emb.embeddings.constants import Constants
 from recsys_emb.embeddings.counts import per_id
 from recsys_emb.embeddings.hashing import mix, seeds
 
 
-class Keys:
+class Keys(Constants):
     """A 64-bit key of each id: a bijection of each table's ids, another for every table.
 
     Args:
@@ -20,9 +21,10 @@ class Keys:
     """
 
     def __init__(self, tables: int, seed: int) -> None:
+        super().__init__()
         self.seeds = seeds(tables, seed)
 
-    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return mix(ids ^ per_id(self.seeds, counts, ids))
 
 

@@ -45,6 +45,7 @@ class Groups(nn.Module):
         by_group = shares(budget, specs, backend, lambda spec: min_bytes(backend, spec, stats, options))
         planned = [plan_backend(backend, spec, share, stats, options) for spec, share in zip(specs, by_group)]
         self.backends = nn.ModuleList(cls(spec, config, device) for spec, (cls, config) in zip(specs, planned))
+        self.backends.to(device)  # the constants, too
         self.features = [
             [Feature(k, j) for j, i in enumerate(members) for k in tables[i].feature_names] for members in self.tables
         ]

@@ -110,8 +110,8 @@ def _pool_all(rows: Tensor, lengths: Tensor, weights: Tensor | None, bags: list[
 
 
 def _one_each(rows: Tensor, lengths: Tensor) -> bool:
-    """Whether every bag is known to hold one row."""
-    if not torch.jit.is_scripting() and torch.compiler.is_compiling():
+    """Whether every bag is known to hold one row; of a card's nothing is known, since the host would wait for it."""
+    if lengths.is_cuda or (not torch.jit.is_scripting() and torch.compiler.is_compiling()):
         return False
     return rows.shape[0] == lengths.numel() and not lengths.is_meta and bool((lengths == 1).all())
 

@@ -66,6 +66,7 @@ class NestedPart(Part):
         super().__init__(range(len(sizes)), own, own_table(spec.tables, spec.embedding_dim, device), rows=sizes)
         self.spec, self.sizes, self.starts = spec, sizes, own.starts
         self.choices = tuple(choices)
+        self.drawn_from = torch.tensor(self.choices)
         self.use((spec.vector_dim,) * len(sizes))
         # A column is kept where its number is below the width; a first-order one is at every width but 0.
         self.columns = torch.arange(spec.embedding_dim)
@@ -73,7 +74,7 @@ class NestedPart(Part):
 
     def use(self, widths: Sequence[int]) -> None:
         """Columns of each table outside training."""
-        self.widths = torch.tensor(widths)
+        self.widths = torch.tensor(widths, device=self.starts.device)
 
     def nbytes(self, widths: Sequence[int]) -> int:
         """Bytes of tables cut to these widths."""
@@ -89,7 +90,7 @@ class NestedPart(Part):
             widths = torch.full_like(ids, self.fixed)
         elif self.training:
             drawn = torch.randint(len(self.choices), ids.shape, device=ids.device)
-            widths = torch.tensor(self.choices, device=ids.device).index_select(0, drawn)
+            widths = self.drawn_from.to(ids.device).index_select(0, drawn)
         else:
             widths = per_id(self.widths, counts, ids)
         return self.columns.to(ids.device) < widths[:, None]

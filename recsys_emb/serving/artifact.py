@@ -40,7 +40,7 @@ from recsys_emb.models.base import CTRModel, build_model, model_registry
 from recsys_emb.serving.vocabularies import VocabularyForm, open_indexes, vocabulary_files
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import load_tensors
-from recsys_emb.training.trainer import predict
+from recsys_emb.training.predict import predict
 from recsys_emb.validation import explain
 
 FORMAT_VERSION = 4

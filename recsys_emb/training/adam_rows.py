@@ -1,6 +1,6 @@
 """Adam of the rows that a batch looks up, in torch's operations; ``recsys_emb.native.adam`` has the same in C++.
 
-R rows of a table, D columns, U distinct rows of a lookup.
+R rows of a table, D columns, U rows of a lookup: where one is there several times, what is written is the same.
 """
 
 from __future__ import annotations
@@ -59,33 +59,33 @@ def catch_up(state: AdamState, rows: Tensor, last: Tensor, history: Tensor, rule
 
     Args:
         state: the table's.
-        rows: distinct, int64 [U].
+        rows: int64 [U].
         last: int32 [U], step of each row's last update (0: never).
         history: float64 [n + 1, 4], n the step until which the rows missed all.
         rule: l2 and the rest.
     """
     step = len(history) - 1
-    stale = (last != step).nonzero().view(-1)
-    if not len(stale):
-        return
-    rows, last = rows.index_select(0, stale), last.index_select(0, stale)
     tables = (state.weight, state.exp_avg, state.exp_avg_sq)
     w, m, v = (t.index_select(0, rows) for t in tables)
     skipped = (step - last).double()
     then, now = history.index_select(0, last), history[-1]
     growth = skipped.mul(-0.5 * math.log(rule.beta2)).clamp_(max=80).exp_()  # as far as fp32 goes
     rates, pull = now[RATES] - then[:, RATES], growth * now[PULL] - then[:, PULL]
+    pulled = rates > 0  # not those that missed nothing
+    rates, pull = rates.where(pulled, 1), pull.where(pulled, 1)
     # [U, 1] each
-    a, d, t, c, decay1, decay2 = (
+    a, d, t, c, l2, decay1, decay2 = (
         x.to(w.dtype)[:, None]
-        for x in (rates, pull, then[:, TAIL], then[:, BIAS], rule.beta1**skipped, rule.beta2**skipped)
-    )
+        for x in (
+            rates, pull, then[:, TAIL], then[:, BIAS], pulled * rule.l2, rule.beta1**skipped, rule.beta2**skipped
+        )
+    )  # fmt: skip
     root = v.sqrt()
     w.addcdiv_(m * t, root + rule.eps * c, value=-1)
     v.mul_(decay2)
     if rule.l2:
         before = w.abs()
-        exponent = rule.l2 / root.div_(d).add_(rule.eps / a)
+        exponent = l2 / root.div_(d).add_(rule.eps / a)
         x = a / before
         exponent = torch.minimum(exponent, x.square().mul_(SATURATION).add_(x), out=exponent)
         after = before * exponent.neg_().exp_()
@@ -98,16 +98,18 @@ def catch_up(state: AdamState, rows: Tensor, last: Tensor, history: Tensor, rule
 
 
 def update(state: AdamState, rows: Tensor, grad: Tensor, step: int, rule: AdamRule) -> None:
-    """Kingma & Ba 2015, algorithm 1, for ``rows`` int64 [U], distinct, by their gradient [U, D], which is overwritten.
+    """Kingma & Ba 2015, algorithm 1, for ``rows`` int64 [U] by their gradient [U, D], which is overwritten.
 
     ``step`` counts from 1 and is their last from now on.
     """
+    w = state.weight.index_select(0, rows)
     if rule.l2:
-        grad.add_(state.weight.index_select(0, rows), alpha=rule.l2)
+        grad.add_(w, alpha=rule.l2)
     m = state.exp_avg.index_select(0, rows).lerp_(grad, 1 - rule.beta1)
     v = state.exp_avg_sq.index_select(0, rows).mul_(rule.beta2).addcmul_(grad, grad, value=1 - rule.beta2)
     state.exp_avg.index_copy_(0, rows, m)
     state.exp_avg_sq.index_copy_(0, rows, v)
     state.last_step.index_fill_(0, rows, step)
     denominator = v.sqrt_().div_(math.sqrt(1 - rule.beta2**step)).add_(rule.eps)
-    state.weight.index_add_(0, rows, m.div_(denominator), alpha=-rule.lr / (1 - rule.beta1**step))
+    w.addcdiv_(m, denominator, value=-rule.lr / (1 - rule.beta1**step))
+    state.weight.index_copy_(0, rows, w)

@@ -81,7 +81,9 @@ class ModelOptimizer:
         """Applies the gradients of architecture parameters and drops all."""
         assert self.arch is not None
         self.arch.step()
-        self.discard()
+        for table in self.tables:
+            table.discard()
+        self._drop_gradients()
 
     def _drop_gradients(self) -> None:
         for optimizer in self._adams.values():
@@ -101,12 +103,6 @@ class ModelOptimizer:
     def copied(self) -> list[nn.Parameter]:
         """The parameters of which every process has a copy: all but those with a sparse gradient."""
         return [p for group in self.dense.param_groups for p in group["params"]] if self.dense else []
-
-    def discard(self) -> None:
-        """Drops gradients of a step that is not taken."""
-        for table in self.tables:
-            table.discard()
-        self._drop_gradients()
 
     def catch_up(self) -> None:
         """Brings all table rows up to date."""

@@ -1,14 +1,14 @@
 """Optimizers of embedding tables whose cost follows the batch: only rows that were looked up are touched.
 
 Each works on an EmbeddingTable's sparse gradient. ``before_lookup`` runs before the forward gathers rows, ``step``
-after the backward. R rows, D columns, U distinct rows of a batch.
+after the backward. R rows, D columns, N looked-up rows, U rows to update: each of these once, or on a card as it was
+looked up (:mod:`recsys_emb.training.looked_up`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -20,14 +20,7 @@ from recsys_emb.native import adam as native
 from recsys_emb.native.adam import AdamRule, AdamState
 from recsys_emb.training import adam_rows
 from recsys_emb.training.adam_history import StepHistory
-
-
-@dataclass
-class DistinctRows:
-    """The distinct rows of a lookup, int64 [U]; ``inverse`` is where each looked-up row stands among them."""
-
-    distinct: Tensor
-    inverse: Tensor
+from recsys_emb.training.looked_up import LookedUp, looked_up, repeated
 
 
 class TableOptimizer(ABC):
@@ -46,7 +39,7 @@ class TableOptimizer(ABC):
         self.lr = lr
         self.l2 = l2
         self.steps = 0
-        self._looked: list[DistinctRows] = []
+        self._looked: list[LookedUp] = []
         table.sparse_grad = True
         table.optimizer = self
 
@@ -59,10 +52,9 @@ class TableOptimizer(ABC):
     def before_lookup(self, rows: Tensor) -> None:
         self._looked.append(self.prepare(rows.reshape(-1)))
 
-    def prepare(self, rows: Tensor) -> DistinctRows:
+    def prepare(self, rows: Tensor) -> LookedUp:
         """Called with the row numbers int64 [N] of a lookup before they are gathered."""
-        distinct, inverse = torch.unique(rows, return_inverse=True)
-        return DistinctRows(distinct, inverse)
+        return looked_up(rows)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -75,17 +67,18 @@ class TableOptimizer(ABC):
         self.table.weight.grad = None
         rows, values = grad._indices()[0], grad._values()
         # One lookup: the gradient's rows are in the lookup's order. Several: autograd has joined them.
-        found = looked[0] if len(looked) == 1 else DistinctRows(*torch.unique(rows, return_inverse=True))
-        summed = values.new_zeros(len(found.distinct), values.shape[1])
-        summed.index_add_(0, found.inverse, values)
-        self.update(found.distinct, summed)
+        found = looked[0] if len(looked) == 1 else looked_up(rows)
+        self.update(found.rows, found.summed(values))
 
     @abstractmethod
     def update(self, rows: Tensor, grad: Tensor) -> None:
-        """Updates ``rows`` int64 [U] by their gradient [U, D], which may be overwritten."""
+        """Updates ``rows`` int64 [U] by their gradient [U, D], which may be overwritten.
+
+        A row may be there several times, with the same gradient each time.
+        """
 
     def discard(self) -> None:
-        """Forgets lookups and gradient of a step that is not taken."""
+        """Forgets lookups and gradient of a step that is not this table's."""
         self._looked = []
         self.table.weight.grad = None
 
@@ -130,10 +123,10 @@ class SGD(TableOptimizer):
     """Plain SGD; L2 acts on looked-up rows."""
 
     def update(self, rows: Tensor, grad: Tensor) -> None:
-        weight = self.table.weight
+        weight = self.table.weight.index_select(0, rows)
         if self.l2:
-            grad.add_(weight.index_select(0, rows), alpha=self.l2)
-        weight.index_add_(0, rows, grad, alpha=-self.lr)
+            grad.add_(weight, alpha=self.l2)
+        self.table.weight.index_copy_(0, rows, weight.add_(grad, alpha=-self.lr))
 
 
 class RowwiseAdagrad(TableOptimizer):
@@ -150,12 +143,13 @@ class RowwiseAdagrad(TableOptimizer):
         self.accumulator = self.zeros()
 
     def update(self, rows: Tensor, grad: Tensor) -> None:
-        weight = self.table.weight
+        weight = self.table.weight.index_select(0, rows)
         if self.l2:
-            grad.add_(weight.index_select(0, rows), alpha=self.l2)
+            grad.add_(weight, alpha=self.l2)
         total = self.accumulator.index_select(0, rows).add_(grad.square().mean(1))
         self.accumulator.index_copy_(0, rows, total)
-        weight.index_add_(0, rows, grad.div_(total.sqrt_().add_(self.eps)[:, None]), alpha=-self.lr)
+        weight.addcdiv_(grad, total.sqrt_().add_(self.eps)[:, None], value=-self.lr)
+        self.table.weight.index_copy_(0, rows, weight)
 
 
 class CatchUpAdam(TableOptimizer):
@@ -178,10 +172,15 @@ class CatchUpAdam(TableOptimizer):
         self.history = StepHistory(*self.betas, table.weight.device)
         self._rows = native if native.fits(table.weight) else adam_rows
 
-    def prepare(self, rows: Tensor) -> DistinctRows:
-        distinct, inverse, last = self._rows.distinct_rows(rows, self.last_step, self.steps)
-        self._catch_up(distinct, last)
-        return DistinctRows(distinct, inverse)
+    def prepare(self, rows: Tensor) -> LookedUp:
+        if rows.device.type == "cpu":
+            distinct, inverse, last = self._rows.distinct_rows(rows, self.last_step, self.steps)
+            found = LookedUp(distinct, inverse)
+        else:
+            found, last = repeated(rows), self.last_step.index_select(0, rows)
+            self.last_step.index_fill_(0, rows, self.steps)
+        self._catch_up(found.rows, last)
+        return found
 
     def step(self) -> None:
         self.history.append(self.lr)

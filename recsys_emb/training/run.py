@@ -26,6 +26,7 @@ from recsys_emb.models.base import CTRModel, model_registry
 from recsys_emb.sizes import budget_bytes, written_budget
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import Checkpoints, load_model
+from recsys_emb.training.predict import predict
 from recsys_emb.training.run_dir import RunDir, check_free
 from recsys_emb.training.run_files import PREDICTIONS
 from recsys_emb.training.stage_runner import (
@@ -39,7 +40,7 @@ from recsys_emb.training.stage_runner import (
 from recsys_emb.training.stop import StopMark, Stopped
 from recsys_emb.training.task import task_of
 from recsys_emb.training.total_budget import beside, fingerprint_bits, within_total
-from recsys_emb.training.trainer import Reporter, predict
+from recsys_emb.training.trainer import Reporter
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.models.base import CTRModel
 from recsys_emb.training.metrics import Predictions
+from recsys_emb.training.predict import predict
 from recsys_emb.training.task import Task
-from recsys_emb.training.trainer import predict
 
 
 class Scorer:

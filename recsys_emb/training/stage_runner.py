@@ -34,13 +34,14 @@ from recsys_emb.training.checkpoint import MODEL, Checkpoints, check, load_model
 from recsys_emb.training.held_out import HeldOut
 from recsys_emb.training.main_metric import MainMetric
 from recsys_emb.training.metrics import Predictions
+from recsys_emb.training.predict import predict
 from recsys_emb.training.run_dir import MetricsLog, NoLog, RunDir
 from recsys_emb.training.scoring import Scorer, sampled_batches
 from recsys_emb.training.sensitivity import sensitivity
 from recsys_emb.training.stop import StopMark
 from recsys_emb.training.task import Task, task_of
 from recsys_emb.training.total_budget import beside, compressed_within, fingerprint_bits
-from recsys_emb.training.trainer import Reporter, Trainer, TrainingState, predict
+from recsys_emb.training.trainer import Reporter, Trainer, TrainingState
 
 SENSITIVITY_ROWS = 200_000
 """Training rows that say what errors of embedding rows cost."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,15 +12,16 @@ import torch
 from torch import Tensor
 
 from recsys_emb.config import TrainingConfig
-from recsys_emb.data.batches import Batch, BatchLoader
+from recsys_emb.data.batches import Batch, BatchLoader, on_device
 from recsys_emb.distributed.world import World
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line, read_json, read_json_as
 from recsys_emb.models.base import CTRModel
-from recsys_emb.training import metrics
 from recsys_emb.training.checkpoint import OPTIMIZER, STATE, Checkpoints, check, load_model, load_tensors
 from recsys_emb.training.held_out import HeldOut
+from recsys_emb.training.losses import Losses
 from recsys_emb.training.model_optimizer import ModelOptimizer
+from recsys_emb.training.predict import predict
 from recsys_emb.training.run_dir import MetricsLog
 from recsys_emb.training.runtime import autocast
 from recsys_emb.training.stop import StopMark, Stopped
@@ -90,6 +90,7 @@ class Trainer:
     keep_start = False
 
     log_every = 50
+    """Steps after which the losses are looked at; before that nobody waits for a card."""
     steps_between_evaluations = 20
     """At least so many steps, or the plateau rule ends a training that has hardly begun."""
 
@@ -119,6 +120,7 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.held_out = held_out
         self.optimizer = ModelOptimizer(model, config, bilevel=held_out is not None)
+        self.losses = Losses(world.all_reduce_mean)
         self.progress = TrainingState(learning_rate=config.learning_rate)
         self.steps = min(config.epochs * len(train), config.max_steps or config.epochs * len(train))
 
@@ -128,7 +130,8 @@ class Trainer:
         """Trains until the epochs, the steps or the patience are used up, then loads the best weights.
 
         Raises:
-            UserError: the loss is not finite; the last checkpoint stays as it was.
+            UserError: a loss is not finite, found ``log_every`` steps later at most and before anything is saved; the
+                last checkpoint stays as it was.
             Stopped: somebody asked to stop; a checkpoint says where training stands.
         """
         p = self.progress
@@ -152,11 +155,13 @@ class Trainer:
             self._evaluate(log, reporter)
         begin = time.perf_counter()  # of a step, from the loading of its batch
         while not p.finished:
-            for batch in self.train.epoch(p.epoch, start=p.batch):
+            for batch in on_device(self.train.epoch(p.epoch, start=p.batch), self.device):
                 self.model.train()
-                loss = self._step(batch.to(self.device))
-                self._count(batch.whole or len(batch), time.perf_counter() - begin)
-                if p.step % self.log_every == 0 or p.step == 1:
+                self._step(batch)
+                self._count(batch.whole or len(batch), begin)
+                loss = self.losses.last
+                assert loss is not None  # the first step is looked at
+                if self._log_due():
                     rate = p.samples_per_second
                     log.write(
                         "train", p.step, p.epoch, loss=loss, learning_rate=p.learning_rate, samples_per_second=rate
@@ -169,17 +174,10 @@ class Trainer:
                         break
                 begin = time.perf_counter()
 
-    def _step(self, batch: Batch) -> float:
+    def _step(self, batch: Batch) -> None:
         loss = self.loss(batch)
-        value = self.world.all_reduce_mean(loss.detach()).item()
         p = self.progress
-        if not math.isfinite(value):
-            self.optimizer.discard()
-            where = f"step {p.step + 1} (epoch {p.epoch + 1}, batch {p.batch + 1})"
-            raise UserError(
-                f"training diverged: the loss is {value} at {where}; "
-                "lower training.learning_rate or set training.max_grad_norm"
-            )
+        self.losses.note(f"step {p.step + 1} (epoch {p.epoch + 1}, batch {p.batch + 1})", loss)
         if self.config.lr_schedule == "linear":
             self._set_learning_rate(self.config.learning_rate * (1 - p.step / self.steps))
         loss.backward()
@@ -189,7 +187,6 @@ class Trainer:
         self.backend.after_step(p.step)
         if self.held_out is not None and (held := self.held_out.after(p.step)) is not None:
             self._step_arch(held.to(self.device))
-        return value
 
     def _step_arch(self, batch: Batch) -> None:
         parameters = self.optimizer.arch_parameters
@@ -220,13 +217,20 @@ class Trainer:
             loss = torch.lerp(loss, self.task.distance(logits, taught, batch), self.distil)
         return loss if more is None else loss + more
 
-    def _count(self, samples: int, seconds: float) -> None:
+    def _log_due(self) -> bool:
+        return self.progress.step % self.log_every == 0 or self.progress.step == 1
+
+    def _count(self, samples: int, begin: float) -> None:
+        """Notes a step that began at ``begin``, and looks at the losses where that is due."""
         p = self.progress
         p.samples += samples
-        p.step_seconds += seconds
         p.step += 1
         p.batch += 1
-        if p.batch == len(self.train):
+        epoch_ends = p.batch == len(self.train)
+        if self._log_due() or epoch_ends or self._evaluation_due() or self.losses.last is None:
+            self.losses.look()  # what a card has not done yet is part of the step's time
+        p.step_seconds += time.perf_counter() - begin
+        if epoch_ends:
             self.optimizer.catch_up()
             self.backend.after_epoch(p.epoch)
             p.epoch += 1
@@ -287,6 +291,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Rows that lag behind are saved as they are: to catch them up here would change what training gives."""
+        self.losses.look()
         p = self.progress
         p.total_seconds = time.perf_counter() - self._started
         model, tensors = self.model.state_dict(), self.optimizer.state_dict()  # collected from all processes
@@ -350,23 +355,3 @@ def _read_progress(folder: Path) -> TrainingState:
     if differ:
         raise UserError(f"{file}: {differ[0]} is missing or unknown; go on with the version that wrote it (env.json)")
     return read_json_as(file, TrainingState)
-
-
-@torch.inference_mode()
-def predict(
-    model: CTRModel,
-    batches: Iterable[Batch],
-    precision: str,
-    world: World = World(),  # noqa: B008  it has no state
-) -> metrics.Predictions:
-    """Predictions of a split in its stored order, or of any batches; those of other processes come after."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    out = metrics.Predictions()
-    for batch in batches:
-        with autocast(precision, device):
-            logits = model(batch.to(device))
-        out.append(logits, batch.labels, batch.weights, batch.groups)
-    model.train(was_training)
-    return out.exchanged(world.gather)

@@ -20,9 +20,10 @@ from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints
+from recsys_emb.training.predict import predict
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run_dir import RunDir, load_run
-from recsys_emb.training.trainer import TrainingState, predict
+from recsys_emb.training.trainer import TrainingState
 from tests.training.conftest import config_for
 
 

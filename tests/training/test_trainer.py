@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from recsys_emb.config import TrainingConfig
-from recsys_emb.data.batches import BatchLoader
+from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.models.base import build_model
 from recsys_emb.training import run as running
-from recsys_emb.training.checkpoint import Checkpoints
+from recsys_emb.training.checkpoint import MODEL, Checkpoints, load_tensors
 from recsys_emb.training.model_optimizer import ModelOptimizer
 from recsys_emb.training.progress import Silent
-from recsys_emb.training.run_dir import load_run
+from recsys_emb.training.run_dir import NoLog, load_run
 from recsys_emb.training.task import task_of
-from recsys_emb.training.trainer import Trainer
+from recsys_emb.training.trainer import Trainer, TrainingState
 from tests.training.conftest import config_for
 
 
@@ -75,15 +75,55 @@ def test_a_linear_rate_falls_with_every_step_and_nothing_stops_it(
     assert [max(r) for r in rates] == pytest.approx([0.02 * (1 - i / (steps - 1)) for i in range(steps - 1)])
 
 
-def test_a_loss_that_is_not_finite_stops_at_once(prepared: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(prepared, tmp_path)
-    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
-    batch = next(iter(trainer.train))
-    batch.dense[3, 0] = float("nan")
-    with pytest.raises(UserError, match=r"loss is nan at step 1 \(epoch 1, batch 1\); lower training.learning_rate"):
-        trainer._step(batch)
-    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
-    trainer._step(next(iter(trainer.train)))  # and the next batch trains as if nothing had been
+@pytest.mark.parametrize(("look_every", "stopped_at", "found_at"), [(4, None, 8), (50, None, 10), (50, 8, 8)])
+def test_a_loss_that_is_not_finite_is_found_before_anything_is_saved(
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    look_every: int,
+    stopped_at: int | None,
+    found_at: int,
+) -> None:
+    """In step 7: by the next look, by the evaluation of step 10, or when somebody asks to stop."""
+    monkeypatch.setattr(Trainer, "log_every", look_every)
+    trainer = make_trainer(prepared, tmp_path, eval_every=5)
+    batches = list(trainer.train)
+    batches[6].dense[3, 0] = float("nan")
+    monkeypatch.setattr(trainer.train, "epoch", lambda epoch, start: iter(batches[start:]))
+
+    class Impatient(Silent):
+        def step(self, progress: TrainingState, steps: int, loss: float) -> None:
+            if progress.step == stopped_at:
+                trainer.stop.signal = 15
+
+    with pytest.raises(UserError, match=r"loss is nan at step 7 \(epoch 1, batch 7\); lower training.learning_rate"):
+        trainer.fit(NoLog(), Impatient())
+    assert trainer.progress.step == found_at
+    last = trainer.checkpoints.last()
+    assert last is not None
+    assert last == trainer.checkpoints.folder(5)
+    assert all(t.isfinite().all() for t in load_tensors(last / MODEL).values())
+
+
+def test_a_log_has_the_loss_of_its_step(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "log_every", 4)
+    trainer = make_trainer(prepared, tmp_path, max_steps=9, model={"name": "lr"})
+    computed = []
+    loss = trainer.loss
+
+    def noted(batch: Batch) -> torch.Tensor:
+        computed.append(loss(batch))
+        return computed[-1]
+
+    class Log(NoLog):
+        def write(self, kind: str, step: int, epoch: int, **figures: Any) -> None:
+            if kind == "train":
+                logged[step] = figures["loss"]
+
+    logged: dict[int, float] = {}
+    monkeypatch.setattr(trainer, "loss", noted)
+    trainer.fit(Log(), Silent())
+    assert logged == {step: computed[step - 1].item() for step in (1, 4, 8)}
 
 
 def test_loss_is_weighted_cross_entropy(prepared: Path, tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ class CodedPart(Part):
         )
         ids = torch.tensor([form.ids for form in self.forms])
         self.covered = None if bool((ids == ids[:, :1]).all()) else ids
+        self.first_cells = torch.arange(len(self.tables)) << self.bits
         self._seen: Seen | None = None
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
@@ -142,12 +143,11 @@ class CodedPart(Part):
         by = books if self.codebooks.keys is None else self.codebooks.by_level(self.codebooks.keys)
         rows, by = self.transform(ids, counts), [book.detach() for book in by]
         found = choose(turned, rows, by, self.columns, counts, self.config.by_product)
-        tables = torch.arange(len(self.tables)) << self.bits
-        found = found + per_id(tables, counts, ids)[:, None]
+        found = found + per_id(self.first_cells, counts, ids)[:, None]
         if self.covered is None:
             return found
         limits = torch.stack([per_id(limit, counts, ids) for limit in self.covered.unbind(1)], dim=1)
-        return torch.where(ids[:, None] < limits, found, len(tables) << self.bits)
+        return torch.where(ids[:, None] < limits, found, len(self.tables) << self.bits)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -171,10 +171,10 @@ class CodedPart(Part):
         seen, self._seen = self._seen, None
         if seen is None or self.config.by_product or self.config.collapse not in (None, "reset"):
             return
-        used = self.codebooks.used
-        for level, cells in enumerate(seen.chosen.unbind(1)):
-            times = torch.bincount(cells, minlength=used[level].numel() + 1)[:-1]
-            used[level] += total(times.view_as(used[level]).to(used.dtype))
+        used = self.codebooks.used  # [L, T, K]
+        times = used.new_zeros(len(used), used[0].numel() + 1)  # bincount would wait for a card
+        times.scatter_add_(1, seen.chosen.t(), times.new_ones(()).expand_as(seen.chosen.t()))
+        used += total(times[:, :-1].reshape(used.shape))
         if (step + 1) % self.config.reset_every == 0:
             rows = self._missed(seen)
             for row in rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -44,19 +46,22 @@ class HotSketch(nn.Module):
 
         Of keys that are new to a bucket those with the SLOTS highest scores get in, the highest first.
         """
-        bucket = hash_ids(keys, self.keys.shape[0], 0)
+        bucket = hash_ids(keys, len(self.keys), 0)
         match = self.keys[bucket] == keys[:, None]
         known = match.any(1)
         flat_keys, flat_scores = self.keys.view(-1), self.scores.view(-1)
         slot = bucket * SLOTS + match.int().argmax(1)
-        flat_scores.index_add_(0, slot[known], scores[known])
-        keys, scores, bucket = keys[~known], scores[~known], bucket[~known]
+        flat_scores.index_add_(0, slot, scores.where(known, 0))
+        new = (~known).nonzero().view(-1)
+        keys, scores, bucket = keys[new], scores[new], bucket[new]
         order = scores.argsort(descending=True, stable=True)
         order = order[bucket[order].argsort(stable=True)]
         keys, scores, bucket = keys[order], scores[order], bucket[order]
         place = torch.arange(len(keys), device=keys.device) - torch.searchsorted(bucket, bucket)  # within its bucket
-        for turn in range(SLOTS):
-            mine = (place == turn).nonzero().view(-1)
+        turn, by_turn = place.clamp_(max=SLOTS).to(torch.uint8).sort(stable=True)
+        ends = torch.searchsorted(turn, torch.arange(1, SLOTS + 1, dtype=torch.uint8, device=turn.device))
+        for first, end in pairwise([0, *ends.tolist()]):  # a card is waited for once
+            mine = by_turn[first:end]
             slot = bucket[mine] * SLOTS + self.scores[bucket[mine]].argmin(1)
             flat_keys[slot] = keys[mine]
             flat_scores[slot] += scores[mine]

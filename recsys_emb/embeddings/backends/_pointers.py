@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys_emb.embeddings.composed import starts_of
+from recsys_emb.embeddings.constants import Constants
 from recsys_emb.embeddings.counts import per_id
 from recsys_emb.embeddings.hashing import hash_ids, mix, seeds
 from recsys_emb.embeddings.posttraining._packing import pack, packed_bytes, unpack
@@ -32,7 +33,7 @@ def pointer_bytes(ids: int, pointed: int) -> int:
     return sum(packed_bytes(ids, bits) for bits in pointer_bits(pointed))
 
 
-class PointedRows(nn.Module):
+class PointedRows(Constants):
     """ids -> row numbers: of every chunk the row that an id points to and the one that it is hashed to, int64 [n, 2 c].
 
     A table's rows lie chunk by chunk, each chunk's P pointed ones before its H hashed ones.
@@ -75,6 +76,7 @@ class PointedRows(nn.Module):
         self.starts = starts_of((chunks * per_chunk).tolist())[:, None] + torch.arange(chunks) * per_chunk[:, None]
         """[T, c], the first row of each chunk."""
         self.limits = torch.tensor(rows)
+        self.numbers = torch.arange(len(self.sizes))
         self.register_buffer("stream", torch.empty(byte, dtype=torch.uint8, device=device))
         self.register_buffer("rounds", torch.empty(len(self.sizes), dtype=torch.uint8, device=device))
         if not self.stream.is_meta:
@@ -90,7 +92,7 @@ class PointedRows(nn.Module):
                     self.point(table, chunk, hash_ids(some, pointed, seed), first)
 
     def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        table = per_id(torch.arange(len(self.sizes)), counts, ids)
+        table = per_id(self.numbers, counts, ids)
         starts = self.starts.to(ids.device).index_select(0, table)
         return torch.cat([starts + self.pointed(table, ids), starts + self.hashed(table, ids, self.rounds)], dim=1)
 

@@ -132,7 +132,7 @@ class CafeBackend(OwnRowsBackend[CafeConfig]):
         if part is not None:
             keys, norms = part.take_gradient()
             processes = self.total(norms.new_ones(()))  # by which the loss of each is scaled
-            keys, scores = _summed(keys, norms / processes if self.config.score == "gradient" else norms.fill_(1))
+            scores = norms / processes if self.config.score == "gradient" else norms.fill_(1)
             part.sketch.add(*_summed(self.gathered(keys), self.gathered(scores)))
 
     @torch.no_grad()

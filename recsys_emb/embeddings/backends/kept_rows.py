@@ -105,8 +105,8 @@ class KeptPart(Part):
     def take(self, net: NestedPart) -> None:
         """The supernet's rows of the ids that keep theirs."""
         ids = self.table.shard(self.index.kept().cpu())
-        shift = net.starts[self.tables] - self.starts  # from a table's place here to its place there
-        at = ids + shift.index_select(0, torch.bucketize(ids.contiguous(), self.ends, right=True))
+        shift = net.starts.cpu()[self.tables] - self.starts.cpu()  # from a table's place here to its place there
+        at = ids + shift.index_select(0, torch.bucketize(ids.contiguous(), self.ends.cpu(), right=True))
         rows = net.table(at.to(net.table.weight.device))
         self.table.weight.copy_(narrow(rows, self.width, self.vector_dim))
 

@@ -26,6 +26,7 @@ from recsys_emb.embeddings.composed import (
     size_error,
     starts_of,
 )
+from recsys_emb.embeddings.constants import Constants
 from recsys_emb.embeddings.counts import per_id
 from recsys_emb.embeddings.hashing import MAX_ROWS, hash_ids, seeds
 from recsys_emb.embeddings.tables import block_table
@@ -211,7 +212,7 @@ def radices_for(ids: int, partitions: int, rows: int) -> tuple[int, ...]:
     return _radices(ids, partitions, high)
 
 
-class MixedRadix:
+class MixedRadix(Constants):
     """Digits of an id, the least first, each a row of its partition.
 
     Args:
@@ -220,10 +221,11 @@ class MixedRadix:
     """
 
     def __init__(self, radices: Tensor, starts: Tensor | None = None) -> None:
+        super().__init__()
         self.radices = radices
         self.starts = starts_of(radices.flatten().tolist()).view_as(radices) if starts is None else starts
 
-    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         rows, rest = [], ids
         *first, last = range(self.radices.shape[1])
         for j in first:  # integer division only: floats would merge ids above 2^24
@@ -235,11 +237,12 @@ class MixedRadix:
         return torch.stack(rows, dim=1)
 
 
-class Bucketed:
+class Bucketed(Constants):
     """Hashes ids into buckets before another transform."""
 
     def __init__(self, buckets: int, seeds: Tensor, then: Transform) -> None:
+        super().__init__()
         self.buckets, self.seeds, self.then = buckets, seeds, then
 
-    def __call__(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
+    def forward(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         return self.then(hash_ids(ids, self.buckets, per_id(self.seeds, counts, ids)), counts)

@@ -73,7 +73,7 @@ def _decode(codes: Tensor, books: Tensor, levels: Tensor, ids: Tensor, counts: l
 
 
 def _summed(codes: Tensor, books: Tensor, levels: Tensor, ids: Tensor, counts: list[int]) -> Tensor:
-    table = repeated(torch.arange(levels.shape[0]), counts, ids)
+    table = repeated(torch.arange(levels.shape[0], device=ids.device), counts, ids)
     at = levels.to(ids.device).index_select(0, table)  # [n, L, 4]
     covered, bits, byte, row = at.select(2, 0), at.select(2, 1), at.select(2, 2), at.select(2, 3)
     own = torch.where(ids < covered[:, 0], ids, torch.zeros_like(ids)).unsqueeze(1)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.composed import starts_of
+from recsys_emb.embeddings.constants import Constants
 from recsys_emb.embeddings.posttraining._worth import Worth
 from recsys_emb.embeddings.posttraining.base import all_rows, narrowest
 from recsys_emb.embeddings.row_index import RowIndex, index_bytes
@@ -19,7 +20,7 @@ Strengths = tuple[list[Tensor], list[Tensor]]
 """The root of what values are worth in the mean: of each table's rows, float32 [N], and of its columns, [D]."""
 
 
-class RowsColumns(nn.Module):
+class RowsColumns(Constants):
     """K_t rows and W_t columns of each table t; all else is 0.
 
     values: float32 [sum K_t W_t], table after table; columns: uint8 [sum W_t] (int16 above D = 256); index: which of
@@ -52,6 +53,9 @@ class RowsColumns(nn.Module):
         self.index = RowIndex(sum(sizes), sum(rows), device)
         self.row_starts = starts_of(rows)
         self.value_starts = starts_of([k * w for k, w in zip(rows, widths)])
+        self.width_of = torch.tensor(self.widths)
+        self.place_of = torch.tensor([p for width in widths for p in range(width)], dtype=torch.int64)
+        self.table_of = torch.arange(len(self.widths)).repeat_interleave(self.width_of)
 
     def forward(self, rows: Tensor, tables: Tensor) -> Tensor:
         """rows int64 [n] over all tables and the table [n] of each -> float [n, D]."""
@@ -59,8 +63,8 @@ class RowsColumns(nn.Module):
             return self.values.new_zeros(rows.shape[0], self.dim)
         device = rows.device
         at, kept = self.index(rows)
-        widths = torch.tensor(self.widths, device=device)
-        first = self.value_starts.to(device)[tables] + (at - self.row_starts.to(device)[tables]) * widths[tables]
+        widths = self.width_of.to(device)[tables]
+        first = self.value_starts.to(device)[tables] + (at - self.row_starts.to(device)[tables]) * widths
         places = self._places()[tables]  # [n, D]
         there = places >= 0 if kept is None else kept[:, None] & (places >= 0)
         at = torch.where(there, first[:, None] + places, 0).flatten()
@@ -69,10 +73,9 @@ class RowsColumns(nn.Module):
     def _places(self) -> Tensor:
         """int64 [T, D]: where a table's kept row holds each column; -1 where it does not."""
         device = self.columns.device
-        place = torch.tensor([p for width in self.widths for p in range(width)], device=device)
-        table = torch.tensor([t for t, width in enumerate(self.widths) for _ in range(width)], device=device)
+        at = self.table_of.to(device) * self.dim + self.columns
         out = torch.full([len(self.widths) * self.dim], -1, device=device)
-        return out.scatter(0, table * self.dim + self.columns, place).view(-1, self.dim)
+        return out.scatter(0, at, self.place_of.to(device)).view(-1, self.dim)
 
     def per_table(self) -> list[tuple[int, int, int]]:
         """Rows, columns and bytes of each table, without the index that they share."""
