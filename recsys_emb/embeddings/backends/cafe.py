@@ -67,7 +67,7 @@ class CafeBackend(OwnRowsBackend[CafeConfig]):
         63964
     """
 
-    summary = "ids with large gradients own rows, found by a sketch while training; the rest share hashed ones"
+    summary = "ids with large gradients own rows, found while training; the rest share hashed ones"
 
     Config = CafeConfig
 
