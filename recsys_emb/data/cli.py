@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from recsys_emb.data.encode import ReportProgress
+    from recsys_emb.data.first_pass import ReportProgress
 
 app = typer.Typer(no_args_is_help=True, help="Prepare datasets and look at them.")
 
