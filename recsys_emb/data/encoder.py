@@ -14,7 +14,8 @@ from recsys_emb.data.dense import FittedDense, read_numbers, standardise, transf
 from recsys_emb.data.frame import check_fields
 from recsys_emb.data.lists import check_aligned, flatten
 from recsys_emb.data.schema import HASHED_IDS, CategoricalField, DatasetSchema
-from recsys_emb.data.store import Jagged, Split, open_dataset
+from recsys_emb.data.split import Jagged, Split
+from recsys_emb.data.store import open_dataset
 from recsys_emb.data.values import canonical, distinct_codes
 from recsys_emb.data.vocabulary import Index, ValueIndex
 from recsys_emb.errors import UserError
@@ -40,7 +41,7 @@ class Encoder:
         dataset = open_dataset(path)
         schema = dataset.schema
         hashed = schema.ids == "hash64"
-        files = {v: None if hashed else dataset.path / "vocabularies" / f"{v}.arrow" for v in schema.vocabularies}
+        files = {v: None if hashed else dataset.folder / "vocabularies" / f"{v}.arrow" for v in schema.vocabularies}
         for file in files.values():
             if file is not None and not file.is_file():
                 raise UserError(f"{file} is missing; prepare the dataset again")

@@ -12,7 +12,7 @@ import torch
 
 from recsys_emb.config import RunConfig, config_key
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.data.store import EncodedDataset
 from recsys_emb.distributed.world import is_lost_connection, join
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.budget import plan_backend
@@ -155,7 +155,8 @@ def _train(
     config: RunConfig, out: Path, reporter: Reporter, resume: bool, test: bool, stop: StopMark
 ) -> dict[str, Any]:
     again = resume and (out / "config.yaml").is_file()
-    dataset = RunDir.open(out).open_dataset() if again else open_dataset(config.data.path)
+    dataset = RunDir.open(out).open_dataset() if again else config.data.open()
+    config = config.at_state_of(dataset)
     device = runtime.pick_device(config.device)
     precision = runtime.pick_precision(config.training.precision, device)
     planned = plan(config, dataset)
@@ -245,6 +246,7 @@ def _report(
         "backend": config.embedding.backend if made is None else f"{config.embedding.backend}+{made.method}",
         "method": None if made is None else made.method,
         "dataset": dataset.name,
+        "state": dataset.state,
         "seed": config.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "stages": [o.row(task_of(config).main) for o in outcomes],
@@ -307,5 +309,5 @@ def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict
 
 def check(config: RunConfig) -> tuple[Plan, DatasetSchema]:
     """All that can be known of a config without training: dataset, model, budget. Raises UserError."""
-    dataset = open_dataset(config.data.path)
+    dataset = config.data.open()
     return plan(config, dataset), dataset.schema
