@@ -36,9 +36,13 @@ class Encoder:
         self._indexes = indexes
 
     @classmethod
-    def load(cls, path: str | Path) -> Encoder:
-        """The encoder of a prepared dataset. Raises UserError when the folder is none or lacks a vocabulary."""
-        dataset = open_dataset(path)
+    def load(cls, path: str | Path, state: str | None = None) -> Encoder:
+        """The encoder of a state of a prepared dataset, by default the latest.
+
+        Raises:
+            UserError: the folder is no dataset, has no such state or lacks a vocabulary.
+        """
+        dataset = open_dataset(path, state)
         schema = dataset.schema
         hashed = schema.ids == "hash64"
         files = {v: None if hashed else dataset.folder / "vocabularies" / f"{v}.arrow" for v in schema.vocabularies}
