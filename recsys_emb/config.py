@@ -24,6 +24,7 @@ from recsys_emb.data.parts import state_names
 from recsys_emb.data.store import EncodedDataset, SplitBy, open_dataset
 from recsys_emb.embeddings.base import BackendConfig, Role, backend_registry
 from recsys_emb.embeddings.budget import backend_config
+from recsys_emb.embeddings.growth import NewIds
 from recsys_emb.embeddings.posttraining import posttraining_options
 from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import read_yaml
@@ -102,6 +103,21 @@ class EmbeddingConfig(_Section):
 
 class TrainingConfig(_Section):
     """How to train; the defaults suit a first run on any dataset."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=False, extra="forbid", frozen=True)
+
+    from_: Path | None = Field(
+        None,
+        alias="from",
+        description="a finished run of the same model, on this or an earlier state of the dataset, whose weights "
+        "training begins with; absent: new ones",
+    )
+    new_ids: NewIds = Field(
+        "mean",
+        description="own rows of ids that the run before did not know begin as: mean of the field's rows; oov, the row "
+        "of unknown values; random, as in a new table",
+    )
+    keep_optimizer: bool = Field(False, description="go on with the optimizer of the run before, too")
 
     epochs: int = Field(20, ge=1, description="passes over the training split at most")
     max_steps: int | None = Field(None, ge=1, description="stop after so many batches")

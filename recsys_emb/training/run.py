@@ -19,7 +19,7 @@ from recsys_emb.embeddings.budget import plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.posttraining import plan_compression
 from recsys_emb.embeddings.stages import Compact, Distil, InitFrom, Stage, Train
-from recsys_emb.errors import LostProcess, UserError, settings_written_as
+from recsys_emb.errors import LostProcess, SettingError, UserError, settings_written_as
 from recsys_emb.files import unused
 from recsys_emb.lock import sole_writer
 from recsys_emb.models.base import CTRModel, model_registry
@@ -40,6 +40,7 @@ from recsys_emb.training.stop import StopMark, Stopped
 from recsys_emb.training.task import task_of
 from recsys_emb.training.total_budget import beside, fingerprint_bits, within_total
 from recsys_emb.training.trainer import Reporter, predict
+from recsys_emb.training.warm_start import WarmStart, check_fits
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,18 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     spec = group_of(config, dataset.schema)
     stats = dataset.stats()
     e = config.embedding
+    warm = warm_start_of(config, dataset)
     rest = partial(beside, config, dataset, spec, fingerprint_bits(config))
     with settings_written_as(config_key), within_total(e.budget, rest) as own:
-        backend, sized = plan_backend(e.backend, spec, budget_bytes(own, spec.full_bytes), stats, e.options)
+        most = budget_bytes(own, spec.full_bytes)
+        if warm is None:
+            backend, sized = plan_backend(e.backend, spec, most, stats, e.options)
+        else:
+            backend, sized = warm.sizes()
+            if most is not None and (needed := backend(spec, sized, "meta").serving_bytes()) > most:
+                raise SettingError(
+                    "budget", f"with the ids that are new {e.backend} takes {needed:,} bytes, {most:,} are allowed"
+                )
     if (made := config.compact) is not None:
         with settings_written_as("compact.{}".format), within_total(made.budget, rest, fitted=True) as own:
             plan_compression(spec, made.method, own, stats, made.options)
@@ -103,6 +113,15 @@ def group_of(config: RunConfig, schema: DatasetSchema) -> GroupSpec:
     """The tables of a run."""
     model = model_registry.get(config.model.name)
     return group_spec(schema, model.embedding_width(config.model), config.embedding.init_std, model.first_order)
+
+
+def warm_start_of(config: RunConfig, dataset: EncodedDataset) -> WarmStart | None:
+    """What the training begins with, if not with new weights. Raises UserError when that does not fit."""
+    if config.training.from_ is None:
+        return None
+    run = RunDir.open(config.training.from_)
+    check_fits(run, config, dataset)
+    return WarmStart(run, config, group_of(run.config, run.schema), group_of(config, dataset.schema))
 
 
 def train(
@@ -176,7 +195,10 @@ def _train(
             backend.see_counts(dataset.stats())
             return backend
 
-        runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world, stop)
+        warm = warm_start_of(config, dataset)
+        if warm is not None and world.size > 1:
+            raise UserError("training.from: one process only; leave out torchrun")
+        runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world, stop, warm)
         model, outcomes = runner.finish()
         whole = stage_model(run, dataset.schema, planned.spec, stages[-1].name, torch.device("meta"))
         vocabulary = dataset.manifest.get("vocabulary_bytes")
