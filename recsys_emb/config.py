@@ -117,7 +117,7 @@ class TrainingConfig(_Section):
         description="own rows of ids that the run before did not know begin as: mean of the field's rows; oov, the row "
         "of unknown values; random, as in a new table",
     )
-    keep_optimizer: bool = Field(False, description="go on with the optimizer of the run before, too")
+    keep_optimizer: bool = Field(True, description="after `from`: go on with the state that the optimizer had there")
 
     epochs: int = Field(20, ge=1, description="passes over the training split at most")
     max_steps: int | None = Field(None, ge=1, description="stop after so many batches")

@@ -106,8 +106,8 @@ def check_fits(run: RunDir, config: RunConfig, dataset: EncodedDataset) -> None:
     optimizers = old.training.embedding_optimizer, config.training.embedding_optimizer
     if config.training.keep_optimizer and (len(set(optimizers)) > 1 or "dense_adam" in optimizers):
         raise UserError(
-            f"training.keep_optimizer: embedding_optimizer is {optimizers[1]}, was {optimizers[0]}; it must be "
-            "the same, and not dense_adam"
+            f"training.keep_optimizer: embedding_optimizer is {optimizers[1]}, was {optimizers[0]}; a state goes on in "
+            "the same one and not in dense_adam: set keep_optimizer: false"
         )
     known = read_json(run.path / "dataset.json")
     states = state_names(dataset.path)

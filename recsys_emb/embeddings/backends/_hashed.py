@@ -97,6 +97,7 @@ class HashedBackend(ComposedBackend[H]):
     @classmethod
     def grown(cls, config: H, before: GroupSpec, after: GroupSpec) -> H:
         """Full tables stay full; the others share the rows that there are."""
+        config = super().grown(config, before, after)
         assert config.rows is not None
         tables = zip(config.rows, before.tables, after.tables)
         rows = [new.num_embeddings if n == old.num_embeddings else n for n, old, new in tables]
