@@ -66,7 +66,7 @@ def append(
         raise UserError(f"--decay {decay:g}: must be between 0 and 1")
     if min_count is not None and min_count < 1:
         raise UserError(f"--min-count {min_count}: must be 1 or more")
-    known = open_dataset(path)
+    known = open_dataset(path, BASE)
     if known.schema.ids == "hash64" and (min_count is not None or decay != 1):
         raise UserError(f"--min-count, --decay: {path} has hash64 ids, which keep no counts; leave them out")
     name = name or _named_after(input)
