@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from recsys_emb.config import RunConfig
+from recsys_emb.cli import app
+from recsys_emb.config import RunConfig, dump_config
 from recsys_emb.data.append import append
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
 from recsys_emb.errors import UserError
+from recsys_emb.serving.artifact import load_artifact
+from recsys_emb.serving.compact import write_artifact
+from recsys_emb.serving.evaluate import evaluate_artifact
 from recsys_emb.training import run as running
 from recsys_emb.training.checkpoint import Checkpoints
 from recsys_emb.training.progress import Silent
@@ -187,3 +193,17 @@ def test_an_unfinished_run(stream: Path, tmp_path: Path) -> None:
     config = config_at(stream, "day-1", **{"from": str(tmp_path / "killed")})
     with pytest.raises(UserError, match="the run is not finished"):
         plan(config, config.data.open())
+
+
+def test_the_command_and_the_artifact_of_a_state(stream: Path, yesterday: RunDir, tmp_path: Path) -> None:
+    file, out = tmp_path / "run.yaml", tmp_path / "run"
+    file.write_text(dump_config(config_at(stream, "day-1", max_steps=1)))
+    typed = ["train", file, "--from", yesterday.path, "--out", out, "--json"]
+    result = CliRunner().invoke(app, list(map(str, typed)), catch_exceptions=False)
+    report = json.loads(result.stdout)
+    assert report["state"] == "day-1"
+    assert load_run(out).config.training.from_ == yesterday.path
+    write_artifact(load_run(out), tmp_path / "artifact")
+    artifact = load_artifact(tmp_path / "artifact")
+    assert artifact.config.data.state == "day-1"
+    assert evaluate_artifact(artifact)["auc"] == pytest.approx(report["auc"], abs=1e-6)
