@@ -9,7 +9,6 @@ from typing import Any
 from benchmarks._common import seconds
 from recsys_emb.config import RunConfig, parse_config
 from recsys_emb.data.batches import Batch, BatchLoader
-from recsys_emb.data.store import open_dataset
 from recsys_emb.models.base import build_model
 from recsys_emb.training import runtime
 from recsys_emb.training.checkpoint import Checkpoints
@@ -48,7 +47,7 @@ class Steps:
     """
 
     def __init__(self, config: RunConfig, scratch: Path) -> None:
-        dataset = open_dataset(config.data.path)
+        dataset = config.data.open()
         precision = runtime.pick_precision(config.training.precision, runtime.pick_device("cpu"))
         runtime.configure(config.seed, precision)
         model = build_model(config.model, dataset.schema, plan(config, dataset).build())

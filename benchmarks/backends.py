@@ -100,7 +100,7 @@ def backend_config(arguments: Any, name: str, data: Path) -> RunConfig:
 
 def served_share(config: RunConfig) -> float:
     """Planned serving bytes to those of full tables."""
-    planned = plan(config, open_dataset(config.data.path))
+    planned = plan(config, config.data.open())
     return planned.build("meta").serving_bytes() / planned.spec.full_bytes
 
 
@@ -109,7 +109,7 @@ def served_share(config: RunConfig) -> float:
 
 def latency(config: RunConfig, requests: int) -> dict[str, float]:
     """Milliseconds of a request, p50 and p99."""
-    dataset = open_dataset(config.data.path)
+    dataset = config.data.open()
     split = dataset.split("train")
     precision = runtime.pick_precision(config.training.precision, torch.device("cpu"))
     planned = plan(config, dataset)
@@ -142,7 +142,7 @@ def serving_form(backend: EmbeddingBackend[Any], stages: Sequence[object]) -> Em
 def answer(tree: dict[str, Any]) -> dict[str, Any]:
     """Bytes of planning and building for training, the optimizer's state touched so that it counts."""
     config = RunConfig.model_validate(tree)
-    dataset = open_dataset(config.data.path)
+    dataset = config.data.open()
     small = run_config(config.data.path, config.model.name, {})
     build_model(small.model, dataset.schema, plan(small, dataset).build("meta"))  # what torch loads on first use
     runtime.configure(config.seed, "fp32")

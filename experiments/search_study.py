@@ -31,7 +31,6 @@ from run import DATASETS, HERE, SEEDS, prepared
 from scipy.stats import spearmanr
 
 from recsys_emb.config import load_config
-from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import BudgetTooSmall
 from recsys_emb.quiet import quiet_torch
 from recsys_emb.search.config import load_search
@@ -218,7 +217,7 @@ def write_search(path: Path, dataset: str, seed: int, budget: float, name: str) 
     """The search's YAML. A table's widths that break the budget on their own are left out, or random search would draw
     little else."""
     config = load_config(base_of(dataset), overrides(dataset, seed))
-    spec = group_of(config, open_dataset(config.data.path).schema)
+    spec = group_of(config, config.data.open().schema)
     most = int(budget * spec.full_bytes)
     space = {
         f"embedding.options.widths.{t.name}": {"choices": [w for w in WIDTHS if 4 * w * t.num_embeddings <= most]}

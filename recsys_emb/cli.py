@@ -112,6 +112,9 @@ def train(
     overrides: Overrides = [],  # noqa: B006  typer copies it
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/MODEL-BACKEND-DATASET-SEED.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Begin with the weights of this run (training.from).", metavar="RUN")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a model as a YAML file says and write a run folder.
@@ -130,7 +133,8 @@ def train(
         raise UserError(f"--resume: {out} holds no run to continue; leave out --resume to start one there")
     if out is None and started_by_torchrun():
         raise UserError("--out: name the run folder, so that all processes agree on it")
-    parsed = load_config(config or _config_of(out, resume), overrides)
+    begun = [] if from_ is None else [f"training.from={json.dumps(str(from_.resolve()))}"]
+    parsed = load_config(config or _config_of(out, resume), [*overrides, *begun])
     folder = out or default_out(parsed)
     title = f"{parsed.model.name} {parsed.embedding.backend}"
     with stop_on_signals() as stop, _reporter(title, as_json or rank() > 0) as reporter:

@@ -20,8 +20,11 @@ from pydantic import (
 )
 
 from recsys_emb.data.fingerprints import DEFAULT_BITS, MOST_BITS
+from recsys_emb.data.parts import state_names
+from recsys_emb.data.store import EncodedDataset, SplitBy, open_dataset
 from recsys_emb.embeddings.base import BackendConfig, Role, backend_registry
 from recsys_emb.embeddings.budget import backend_config
+from recsys_emb.embeddings.growth import NewIds
 from recsys_emb.embeddings.posttraining import posttraining_options
 from recsys_emb.errors import UserError, settings_written_as
 from recsys_emb.files import read_yaml
@@ -46,9 +49,30 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """Which prepared dataset."""
+    """Which prepared dataset, and of one with appended parts which state and which rows."""
 
     path: Path = Field(description="a folder made by `recsys-emb data prepare`")
+    state: str | None = Field(
+        None,
+        description="the last part that training knows, of those that `recsys-emb data append` added; base: none; "
+        "absent: the latest",
+    )
+    split: SplitBy = Field(
+        "own",
+        description="own: valid and test as prepared, appended rows are for training; parts: train on all rows up to "
+        "`state`, validate on the next part, test on the one after it",
+    )
+    recent: int | None = Field(None, ge=1, description="train on the last so many parts alone; absent: on all")
+
+    def open(self, path: Path | None = None) -> EncodedDataset:
+        """The dataset, where it is now or at ``path``; one there without the state is opened in its latest.
+
+        Raises:
+            UserError: there is no dataset, or no such state of it.
+        """
+        if path is not None and self.state is not None and self.state not in state_names(path):
+            return open_dataset(path)
+        return open_dataset(path or self.path, self.state, self.split, self.recent)
 
 
 class EmbeddingConfig(_Section):
@@ -79,6 +103,21 @@ class EmbeddingConfig(_Section):
 
 class TrainingConfig(_Section):
     """How to train; the defaults suit a first run on any dataset."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=False, extra="forbid", frozen=True)
+
+    from_: Path | None = Field(
+        None,
+        alias="from",
+        description="a finished run of the same model, on this or an earlier state of the dataset, whose weights "
+        "training begins with; absent: new ones",
+    )
+    new_ids: NewIds = Field(
+        "mean",
+        description="own rows of ids that the run before did not know begin as: mean of the field's rows; oov, the row "
+        "of unknown values; random, as in a new table",
+    )
+    keep_optimizer: bool = Field(True, description="after `from`: go on with the state that the optimizer had there")
 
     epochs: int = Field(20, ge=1, description="passes over the training split at most")
     max_steps: int | None = Field(None, ge=1, description="stop after so many batches")
@@ -174,6 +213,10 @@ class RunConfig(_Section):
     compact: CompactConfig | None = Field(None, description="make the trained embedding smaller, and train it on")
     seed: int = Field(1, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def at_state_of(self, dataset: EncodedDataset) -> RunConfig:
+        """The same run, and the state of its dataset by name, so that it stays the state when parts are appended."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"state": dataset.state})})
 
     @field_validator("model", mode="before")
     @classmethod

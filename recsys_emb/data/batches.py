@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys_emb.data.jagged import keyed_jagged
 from recsys_emb.data.schema import CategoricalField, DatasetSchema, SequenceField
-from recsys_emb.data.store import Jagged, Split
+from recsys_emb.data.split import Jagged, Split
 from recsys_emb.errors import UserError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from recsys_emb.data.encode import ReportProgress
+    from recsys_emb.data.first_pass import ReportProgress
 
 app = typer.Typer(no_args_is_help=True, help="Prepare datasets and look at them.")
 
@@ -106,7 +106,6 @@ def prepare_command(
     from recsys_emb.data.encode import prepare
     from recsys_emb.data.like import open_reference
     from recsys_emb.data.options import make_source
-    from recsys_emb.data.sources.base import Note
     from recsys_emb.data.unknown import unknown_warnings
 
     reference = None if like is None else open_reference(like)
@@ -125,17 +124,64 @@ def prepare_command(
             max_rejected=max_rejected,
             progress=report,
         )
-    warn(str(Note(**note)) for note in manifest["notes"])
+    warn(_notes(manifest))
     for split in ("valid", "test") if ids == "vocabulary" else ():
         warn(f"{split} split, {line}" for line in unknown_warnings(manifest["oov_rate"][split]))
+    _say_made(manifest, str(out), as_json)
+
+
+def _notes(manifest: dict[str, Any]) -> list[str]:
+    from recsys_emb.data.sources.base import Note
+
+    return [str(Note(**note)) for note in manifest["notes"]]
+
+
+def _say_made(manifest: dict[str, Any], what: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(manifest))
         return
     rows = sum(manifest["rows"].values())
     seconds = manifest["seconds"]
     typer.echo(
-        f"{out}: {rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} rows/s), {manifest['rejected']} rejected"
+        f"{what}: {rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} rows/s), {manifest['rejected']} rejected"
     )
+
+
+@app.command("append")
+def append_command(
+    folder: Annotated[Path, typer.Argument(help="A folder made by `recsys-emb data prepare`.")],
+    input: Annotated[
+        Path | None, typer.Option(help="File, folder or glob of new rows, in the first rows' format.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the part, such as 2026-11-26; absent: the input's.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the source, key=value, other than at first; may be repeated.")
+    ] = None,
+    min_count: Annotated[
+        int | None, typer.Option(help="Rarer new values share id 0; absent: as the folder was prepared.")
+    ] = None,
+    decay: Annotated[float, typer.Option(help="Factor on the id counts of before, 0 to 1.")] = 1.0,
+    max_rejected: Annotated[float, typer.Option(help="Share of malformed rows above which nothing is made.")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Add new rows to a prepared dataset: a part of its own, to train on. Earlier states stay readable by name."""
+    from recsys_emb.allocator import keep_freed_memory
+    from recsys_emb.data.append import append
+
+    keep_freed_memory()
+    with show_progress(quiet=as_json) as report:
+        manifest = append(
+            folder,
+            input,
+            name=name,
+            options=option or [],
+            min_count=min_count,
+            decay=decay,
+            max_rejected=max_rejected,
+            progress=report,
+        )
+    warn(_notes(manifest))
+    _say_made(manifest, f"{folder} {manifest['part']['name']}", as_json)
 
 
 @app.command("guess")
@@ -183,6 +229,13 @@ def _tables(facts: dict[str, Any]) -> Iterator[Table | str]:
         splits.add_row(split, f"{rows:,}", f"{facts['click_rate'][split]:.4f}", *best)
     yield splits
     yield ""
+    if len(facts["states"]) > 1:
+        states = Table("state", "rows of its last part", "click rate", "ids", box=None, padding=(0, 2, 0, 0))
+        for state in facts["states"]:
+            known = "" if state["ids"] is None else f"{state['ids']:,}"
+            states.add_row(state["name"], f"{state['rows']:,}", f"{state['click_rate']:.4f}", known)
+        yield states
+        yield ""
     fields = Table("field", "kind", "vocabulary", "ids", "OOV valid", "OOV test", box=None, padding=(0, 2, 0, 0))
     for field in facts["fields"]:
         oov = field.get("oov_rate") or {}

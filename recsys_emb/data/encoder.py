@@ -14,7 +14,8 @@ from recsys_emb.data.dense import FittedDense, read_numbers, standardise, transf
 from recsys_emb.data.frame import check_fields
 from recsys_emb.data.lists import check_aligned, flatten
 from recsys_emb.data.schema import HASHED_IDS, CategoricalField, DatasetSchema
-from recsys_emb.data.store import Jagged, Split, open_dataset
+from recsys_emb.data.split import Jagged, Split
+from recsys_emb.data.store import open_dataset
 from recsys_emb.data.values import canonical, distinct_codes
 from recsys_emb.data.vocabulary import Index, ValueIndex
 from recsys_emb.errors import UserError
@@ -35,12 +36,16 @@ class Encoder:
         self._indexes = indexes
 
     @classmethod
-    def load(cls, path: str | Path) -> Encoder:
-        """The encoder of a prepared dataset. Raises UserError when the folder is none or lacks a vocabulary."""
-        dataset = open_dataset(path)
+    def load(cls, path: str | Path, state: str | None = None) -> Encoder:
+        """The encoder of a state of a prepared dataset, by default the latest.
+
+        Raises:
+            UserError: the folder is no dataset, has no such state or lacks a vocabulary.
+        """
+        dataset = open_dataset(path, state)
         schema = dataset.schema
         hashed = schema.ids == "hash64"
-        files = {v: None if hashed else dataset.path / "vocabularies" / f"{v}.arrow" for v in schema.vocabularies}
+        files = {v: None if hashed else dataset.folder / "vocabularies" / f"{v}.arrow" for v in schema.vocabularies}
         for file in files.values():
             if file is not None and not file.is_file():
                 raise UserError(f"{file} is missing; prepare the dataset again")

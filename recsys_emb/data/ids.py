@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -16,6 +16,26 @@ from recsys_emb.data.schema import HASHED_IDS
 from recsys_emb.data.vocabulary import ValueIndex, ValueSpool, Vocabulary, hashed_block_ids, write_vocabulary
 
 Ids = Literal["vocabulary", "hash64"]
+
+
+class BlockIds(Protocol):
+    """What gives the values of every block their ids.
+
+    Attributes:
+        hashed: whether ids are hashes, of which there are no vocabularies.
+        sizes: ids by vocabulary, id 0 included.
+        hashed_integers: of hashed ids, whether the values are integers.
+    """
+
+    hashed: bool
+    sizes: dict[str, int]
+    hashed_integers: dict[str, bool]
+
+    def by_block(self) -> dict[str, Iterator[np.ndarray]]:
+        """Per vocabulary the ids of the values of each block, in the order of the spool."""
+
+    def write(self, folder: Path) -> int:
+        """Writes ``vocabularies/`` and ``counts/``; returns the bytes of the first."""
 
 
 class FittedIds:

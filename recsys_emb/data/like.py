@@ -13,7 +13,7 @@ from recsys_emb.data.encoding import Encoding, describe_embedded, described, fie
 from recsys_emb.data.folder import checksum
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.sources.base import DenseColumn, RawFields
-from recsys_emb.data.store import open_dataset
+from recsys_emb.data.store import EncodedDataset, open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json_as
 
@@ -42,11 +42,15 @@ class _Artifact(BaseModel):
 
 @dataclass(frozen=True)
 class Reference:
-    """A folder that other rows are prepared like: vocabularies in ``vocabularies/``, the rest here."""
+    """A folder that other rows are prepared like: vocabularies in ``vocabularies/``, the rest here.
+
+    ``given_as`` begins the messages about it.
+    """
 
     path: Path
     rows: RawRows
     encoding: Encoding
+    given_as: str = "--like "
 
     @property
     def schema(self) -> DatasetSchema:
@@ -62,7 +66,7 @@ class Reference:
             return None
         file = self.path / "vocabularies" / f"{name}.arrow"
         if not file.is_file() or checksum(file) != self.encoding.checksums.get(f"vocabularies/{name}.arrow"):
-            raise UserError(f"--like {self.path}: {file.name} is missing or damaged; make the folder again")
+            raise UserError(f"{self.given_as}{self.path}: {file.name} is missing or damaged; make the folder again")
         return file
 
     def check(self, fields: RawFields) -> RawFields:
@@ -76,7 +80,7 @@ class Reference:
         if wrong is None and fields.user != schema.user:
             wrong = f"user is {fields.user or 'absent'}, not {schema.user or 'absent'}"
         if wrong is not None:
-            raise UserError(f"--like {self.path}: {wrong}; leave out --schema to read the rows as it did")
+            raise UserError(f"{self.given_as}{self.path}: {wrong}; leave out --schema to read the rows as it did")
         numbers = tuple(DenseColumn(d.name, d.transform) for d in self.rows.dense)
         return RawFields(numbers, schema.categorical, schema.sequences, schema.user, schema.weighted)
 
@@ -94,10 +98,14 @@ def open_reference(path: Path) -> Reference:
         return Reference(path, known.rows, Encoding(known.fields, dumped, known.checksums))
     if not (path / "dataset.json").is_file():
         raise UserError(f"--like {path}: neither a prepared dataset nor an artifact")
-    dataset = open_dataset(path)
+    return reference_of(open_dataset(path))
+
+
+def reference_of(dataset: EncodedDataset) -> Reference:
+    """A prepared dataset, in the state that it was opened in."""
     facts = {key: dataset.manifest.get(key) for key in ("source", "options", "dense")}
     rows = RawRows.model_validate({"dataset": dataset.name, **facts})
-    return Reference(path, rows, dataset.encoding)
+    return Reference(dataset.folder, rows, dataset.encoding)
 
 
 def how_to_prepare_like(path: Path | str) -> str:

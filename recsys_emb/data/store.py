@@ -13,20 +13,22 @@ DIR/
     ids.npy                 int32 [n, F] of the single-valued fields (int64 when ids are hashes)
     FIELD.values.npy        int32 [m] of a multi-valued or sequence field, row after row
     FIELD.offsets.npy       int64 [n + 1]: where each row's values start
+  parts/NAME/               rows appended later, and the state that they make (parts.py)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel
 
 from recsys_emb.data.encoding import Encoding
+from recsys_emb.data.parts import BASE, state_folder, state_names
 from recsys_emb.data.schema import DatasetSchema
+from recsys_emb.data.split import Jagged, Split
 from recsys_emb.errors import UserError
 from recsys_emb.files import one_line, read_json, read_json_as
 
@@ -76,29 +78,6 @@ class NpyWriter:
         self._file.close()
 
 
-@dataclass(frozen=True)
-class Jagged:
-    """Values of a multi-valued or sequence field: row i holds ``values[offsets[i]:offsets[i + 1]]``."""
-
-    values: Tensor  # int32 or int64 [m]
-    offsets: Tensor  # int64 [n + 1]
-
-
-@dataclass(frozen=True)
-class Split:
-    """The memory-mapped arrays of one split; nothing is read until rows are gathered."""
-
-    name: str
-    labels: Tensor  # uint8 [n]
-    weights: Tensor | None  # float32 [n]
-    dense: Tensor  # float32 [n, Nd]
-    ids: Tensor  # int32 or int64 [n, F]
-    jagged: dict[str, Jagged]  # multi-valued and sequence fields
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
 class _Manifest(BaseModel):
     """What is read of ``dataset.json``, which may hold more."""
 
@@ -112,26 +91,52 @@ class _Manifest(BaseModel):
     vocabulary_bytes: int | None = None
 
 
+SplitBy = Literal["own", "parts"]
+
+
 class EncodedDataset:
-    """A prepared folder, opened read-only.
+    """A state of a prepared folder, opened read-only.
+
+    Args:
+        path: the folder.
+        state: ``base``, as it was prepared, or the name of a part: vocabularies, counts and training rows are those
+            that there were when it had been appended. None: the latest that ``split_by`` allows.
+        split_by: ``own``: appended rows are training rows, valid and test are those of ``base``. ``parts``: train on
+            all rows up to ``state``, validate on the part after it, test on the one after that; ids that ``state`` does
+            not know are out-of-vocabulary there.
+        recent: train on the rows of the last so many parts only (``base`` is one, too); None: on all.
 
     Raises:
-        UserError: the folder is not a prepared dataset, or was prepared by another version.
+        UserError: the folder is not a prepared dataset, was prepared by another version, or has no such state.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        state: str | None = None,
+        split_by: SplitBy = "own",
+        recent: int | None = None,
+    ) -> None:
         self.path = Path(path)
         if not (self.path / "dataset.json").is_file():
             what = "is not a prepared dataset (no dataset.json)" if self.path.exists() else "does not exist"
             raise UserError(f"data.path {self.path} {what}; make one with `recsys-emb data prepare`")
-        self.manifest: dict[str, Any] = read_json(self.path / "dataset.json")
+        states = state_names(self.path)
+        self.state = _state(self.path, states, state, split_by)
+        self.folder = state_folder(self.path, self.state)
+        end = states.index(self.state) + 1
+        self._parts = {"train": states[max(end - recent, 0) if recent else 0 : end], "valid": [BASE], "test": [BASE]}
+        if split_by == "parts":
+            self._parts |= {"valid": [states[end]], "test": [states[end + 1]]}
+        self._split_by = split_by
+        self.manifest: dict[str, Any] = read_json(self.folder / "dataset.json")
         version = self.manifest.get("format_version")
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{self.path} was prepared as format {version}, this version reads {FORMAT_VERSION}; prepare it again"
             )
-        read_json_as(self.path / "dataset.json", _Manifest)
-        self.schema = read_json_as(self.path / "schema.json", DatasetSchema)
+        read_json_as(self.folder / "dataset.json", _Manifest)
+        self.schema = read_json_as(self.folder / "schema.json", DatasetSchema)
 
     @property
     def name(self) -> str:
@@ -151,49 +156,89 @@ class EncodedDataset:
     @property
     def bayes(self) -> dict[str, dict[str, float]]:
         """Per split, ``auc`` and ``logloss`` of the true click probabilities; empty where they are unknown."""
-        return self.manifest.get("bayes", {})
+        return self.manifest.get("bayes", {}) if self._as_prepared else {}
+
+    @property
+    def _as_prepared(self) -> bool:
+        """Whether the splits are those that the folder was prepared with."""
+        return self.state == BASE and self._split_by == "own"
 
     def unknown_share(self, split: str) -> dict[str, float] | None:
         """By field, the share of a split's values that have no id of their own; None where ids are hashes."""
         if self.schema.ids == "hash64":
             return None
-        return self.manifest.get("oov_rate", {}).get(split, {})
+        if self._as_prepared:
+            return self.manifest.get("oov_rate", {}).get(split, {})
+        from recsys_emb.data.chained import unknown_shares  # takes a second, for torch
+
+        return unknown_shares(self.split(split), self.schema)
 
     def split(self, name: str) -> Split:
         """The arrays of ``train``, ``valid`` or ``test``."""
         if name not in SPLITS:
             raise UserError(f"unknown split {name!r}; allowed: {', '.join(SPLITS)}")
-        folder, schema = self.path / name, self.schema
-        id_type = np.int64 if schema.ids == "hash64" else np.int32
-        labels = _open(folder / "labels.npy", np.uint8, None)
-        rows = len(labels)
-        return Split(
-            name=name,
-            labels=labels,
-            weights=_open(folder / "weights.npy", np.float32, rows) if schema.weighted else None,
-            dense=_open(folder / "dense.npy", np.float32, rows, len(schema.dense)),
-            ids=_open(folder / "ids.npy", id_type, rows, len(schema.single_valued)),
-            jagged={
-                f.name: Jagged(
-                    _open(folder / f"{f.name}.values.npy", id_type, None),
-                    _open(folder / f"{f.name}.offsets.npy", np.int64, rows + 1),
-                )
-                for f in schema.jagged
-            },
-        )
+        if self._as_prepared:
+            return _open_split(self.path, name, self.schema)
+        whole = SPLITS if self._split_by == "parts" else (name,)
+        pieces = [
+            _open_split(state_folder(self.path, part), stored, self.schema)
+            for part in self._parts[name]
+            for stored in (whole if part == BASE else ("train",))
+        ]
+        from recsys_emb.data.chained import chain
+
+        return chain(name, pieces, self.schema)
 
     def counts(self, vocabulary: str) -> np.ndarray:
         """int64 [ids]: occurrences of each id in the training split (memory-mapped)."""
-        return _map(self.path / "counts" / f"{vocabulary}.npy", np.int64, self.schema.vocabularies[vocabulary])
+        return _map(self.folder / "counts" / f"{vocabulary}.npy", np.int64, self.schema.vocabularies[vocabulary])
 
     def stats(self) -> dict[str, np.ndarray]:
         """``counts`` of every vocabulary by name; nothing where ids are hashes, which have no list."""
         return {} if self.schema.ids == "hash64" else {name: self.counts(name) for name in self.schema.vocabularies}
 
 
-def open_dataset(path: str | Path) -> EncodedDataset:
-    """Opens a folder written by ``recsys-emb data prepare``."""
-    return EncodedDataset(path)
+def open_dataset(
+    path: str | Path, state: str | None = None, split_by: SplitBy = "own", recent: int | None = None
+) -> EncodedDataset:
+    """Opens a folder written by ``recsys-emb data prepare``; arguments as of ``EncodedDataset``."""
+    return EncodedDataset(path, state, split_by, recent)
+
+
+def _state(path: Path, states: list[str], state: str | None, split_by: SplitBy) -> str:
+    """The state that is meant. Raises UserError when there is none."""
+    if state is not None and state not in states:
+        raise UserError(f"data.state {state}: {path} has no such state; it has {', '.join(states)}")
+    if split_by == "own":
+        return state or states[-1]
+    if len(states) < 3 or (state is not None and states.index(state) > len(states) - 3):
+        raise UserError(
+            f"data.split parts: needs two parts of {path} after {state or BASE}, to validate and to test on; it has "
+            f"{', '.join(states)}; append more (`recsys-emb data append`)"
+        )
+    return state or states[-3]
+
+
+def _open_split(folder: Path, name: str, schema: DatasetSchema) -> Split:
+    """The arrays of one split of one part."""
+    id_type = np.int64 if schema.ids == "hash64" else np.int32
+    folder = folder / name
+    labels = _open(folder / "labels.npy", np.uint8, None)
+    rows = len(labels)
+    return Split(
+        name=name,
+        labels=labels,
+        weights=_open(folder / "weights.npy", np.float32, rows) if schema.weighted else None,
+        dense=_open(folder / "dense.npy", np.float32, rows, len(schema.dense)),
+        ids=_open(folder / "ids.npy", id_type, rows, len(schema.single_valued)),
+        jagged={
+            f.name: Jagged(
+                _open(folder / f"{f.name}.values.npy", id_type, None),
+                _open(folder / f"{f.name}.offsets.npy", np.int64, rows + 1),
+            )
+            for f in schema.jagged
+        },
+    )
 
 
 def _map(path: Path, dtype: np.typing.DTypeLike, *shape: int | None) -> np.ndarray:

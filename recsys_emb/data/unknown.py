@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from recsys_emb.data.schema import OOV_ID, DatasetSchema
-from recsys_emb.data.store import Split
+from recsys_emb.data.split import Split
 
 WARN_FROM = 0.5
 """Share of a field's values from which on one is told."""

@@ -80,16 +80,11 @@ class Vocabulary:
 
     def __init__(self, spool: ValueSpool, folder: Path, min_count: int) -> None:
         batches = list(spool.batches())
-        distinct, codes = _encode_all([values for values, _ in batches])
+        distinct, codes = encode_all([values for values, _ in batches])
         totals = np.zeros(len(distinct), dtype=np.int64)
         for (_, counts), code in zip(batches, codes):
             totals[code] += counts  # no code occurs twice in a block
-        ranked = (
-            pl.DataFrame({"value": pl.from_arrow(distinct), "count": totals})
-            .with_row_index("code")
-            .filter(pl.col("count") >= max(min_count, 1))
-            .sort("count", "value", descending=[True, False], nulls_last=False)
-        )
+        ranked = ranked_values(distinct, totals, min_count)
         self.values: pa.Array = ranked["value"].to_arrow()
         self.counts = np.concatenate([[totals.sum() - ranked["count"].sum()], ranked["count"].to_numpy()])
         ids = np.full(len(distinct), OOV_ID, dtype=np.int32)
@@ -115,7 +110,26 @@ def hashed_block_ids(spool: ValueSpool) -> Iterator[np.ndarray]:
         yield hash63(values)
 
 
-def _encode_all(blocks: list[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
+def ranked_values(distinct: pa.Array, totals: np.ndarray, min_count: int) -> pl.DataFrame:
+    """The values that get ids, in the order of these: by falling count, ties by value (null first).
+
+    Args:
+        distinct: the values.
+        totals: int64, how often each occurs.
+        min_count: least count of a value that gets an id.
+
+    Returns:
+        columns ``code``, the position among ``distinct``, ``value`` and ``count``.
+    """
+    return (
+        pl.DataFrame({"value": pl.from_arrow(distinct), "count": totals})
+        .with_row_index("code")
+        .filter(pl.col("count") >= max(min_count, 1))
+        .sort("count", "value", descending=[True, False], nulls_last=False)
+    )
+
+
+def encode_all(blocks: list[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
     """The distinct values of all blocks, and for each block the positions of its values among them, int32."""
     chunks = [b for b in blocks if len(b)]
     if not chunks:
@@ -243,7 +257,7 @@ class ValueIndex:
             return self._ids_of(values)
         if not self.integers:
             return self._ids_of(values.cast(pa.large_string()))
-        numbers = _read_integers(values)
+        numbers = read_integers(values)
         ids = self._ids_of(numbers)
         others = pc.and_(numbers.is_null(), values.is_valid()).to_numpy(zero_copy_only=False)
         ids[others] = hash63(values)[others] if self._hashed else OOV_ID
@@ -275,7 +289,7 @@ class ValueIndex:
         return codes.cast(pl.Int64).fill_null(-1).to_numpy()
 
 
-def _read_integers(texts: pa.Array) -> pa.Array:
+def read_integers(texts: pa.Array) -> pa.Array:
     """int64 [n]; null where a text is not how an integer is written."""
     series = pl.Series(texts, dtype=pl.String)
     digits = series.str.contains(r"^(?:0|-?[1-9][0-9]*)$")

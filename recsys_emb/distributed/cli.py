@@ -52,7 +52,7 @@ def plan(
         raise UserError("--ids-per-field: --fields says already how many ids a field has; give one of the two")
     sizes, memory = _sizes("--ids-per-field", ids_per_field), _memory(device_memory)
     parsed = _config(config, model, batch_size, bool(fields), overrides)
-    workload = of_fields(_fields(fields), dense) if fields else of_dataset(parsed.data.path, sizes)
+    workload = of_fields(_fields(fields), dense) if fields else of_dataset(parsed.data.open(), sizes)
     made = plan_run(parsed, workload, world_size, memory)
     if as_json:
         typer.echo(json.dumps(made))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from pydantic import ValidationError
@@ -12,7 +11,7 @@ from torchrec import KeyedJaggedTensor
 
 from recsys_emb.data.batches import Batch, BatchLoader
 from recsys_emb.data.schema import CategoricalField, DatasetSchema
-from recsys_emb.data.store import open_dataset
+from recsys_emb.data.store import EncodedDataset
 from recsys_emb.embeddings.base import Stats
 from recsys_emb.errors import UserError
 
@@ -43,18 +42,17 @@ class Workload:
     assumptions: tuple[str, ...]
 
 
-def of_dataset(path: Path, ids: Mapping[str, int] | None = None) -> Workload:
+def of_dataset(dataset: EncodedDataset, ids: Mapping[str, int] | None = None) -> Workload:
     """A prepared dataset.
 
     Args:
-        path: its folder.
+        dataset: in the state that is trained on.
         ids: other sizes by the vocabulary's name, "" is every one that is not named; lookups are then of random ids.
             With the dataset's own sizes they are those of a batch of its training split.
 
     Raises:
-        UserError: no dataset there, an unknown vocabulary, or ids that are hashes and have no sizes.
+        UserError: an unknown vocabulary, or ids that are hashes and have no sizes.
     """
-    dataset = open_dataset(path)
     schema = _resized(dataset.schema, ids)
 
     def batch(rows: int) -> Batch:

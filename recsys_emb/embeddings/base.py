@@ -182,6 +182,8 @@ class EmbeddingBackend(Constants, ABC, Generic[C]):
     """Options that training or fitting finds and a user cannot set; an artifact has them."""
     needs_id_list: ClassVar[bool] = True
     """False for methods that work on 63-bit hashes of values never listed."""
+    grows: ClassVar[bool] = False
+    """Trained weights can go on in tables of more ids (``grown``)."""
 
     def __init__(self, spec: GroupSpec, config: C, device: torch.device | str | None = None) -> None:
         super().__init__()
@@ -241,6 +243,25 @@ class EmbeddingBackend(Constants, ABC, Generic[C]):
         Raises:
             SettingError: options that do not fit the tables.
         """
+        return config
+
+    @classmethod
+    def grown(cls, config: C, before: GroupSpec, after: GroupSpec) -> C:
+        """The sizes with which trained weights go on in tables of more ids.
+
+        The rows of an ``EmbeddingTable``, block by block (``init``), stay those of the ids that had them; a block may
+        get more rows behind. All other arrays keep their shapes.
+
+        Args:
+            config: the sizes so far.
+            before, after: the tables so far, and those with at least as many ids.
+
+        Raises:
+            SettingError: this method cannot.
+        """
+        if not cls.grows:
+            able = ", ".join(n for n in backend_registry.names() if backend_registry.get(n).grows)
+            raise SettingError("backend", f"{cls.name} cannot go on with more ids; those that can: {able}")
         return config
 
     def storage(self) -> list[StorageItem]:

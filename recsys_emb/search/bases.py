@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from recsys_emb.config import RunConfig
-from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.base import EmbeddingBackend, Stats
 from recsys_emb.embeddings.posttraining import compress
 from recsys_emb.embeddings.posttraining.base import Sensitivity
@@ -82,7 +81,7 @@ class Bases:
 
     def begin(self, config: RunConfig, folder: Path, reporter: Reporter) -> None:
         """Makes the folder of a run that goes on where its base ended; one that is there already is left alone."""
-        begin_from(self.trained(config, reporter), folder, config, open_dataset(config.data.path))
+        begin_from(self.trained(config, reporter), folder, config, config.data.open())
 
     def score(self, config: RunConfig, reporter: Reporter) -> tuple[float, int]:
         """What the compressed form is worth before anything is trained on.
@@ -107,7 +106,7 @@ class Bases:
     def _load(self, run: RunDir, config: RunConfig) -> _Loaded:
         if self._loaded is None or self._loaded.folder != run.path:
             self._loaded = None
-            dataset, task = open_dataset(config.data.path), task_of(config)
+            dataset, task = config.data.open(), task_of(config)
             model, precision = restore(run)
             runtime.configure(config.seed, precision)
             form = model.eval().embedding.backend.compact()

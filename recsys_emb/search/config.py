@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys_emb.config import GivenBudget, RunConfig, load_config, parse_config
-from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.data.store import EncodedDataset
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.embeddings.posttraining import posttraining_registry
 from recsys_emb.errors import BudgetTooSmall, UserError
@@ -161,7 +161,7 @@ class Search:
 
     @cached_property
     def dataset(self) -> EncodedDataset:
-        return open_dataset(self.base.data.path)
+        return self.base.data.open()
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def load_search(path: Path, overrides: Sequence[str] = (), budgets: Sequence[str
     if {"base", "space"} <= read_yaml(base_path, f"search {path}: base", "those of a run").keys():
         raise UserError(f"search {path}: base: {base_path} is a search itself; name the YAML file of a run")
     base = load_config(base_path, [*config.set, *overrides])
-    spec = group_of(base, open_dataset(base.data.path).schema)
+    spec = group_of(base, base.data.open().schema)
     space = parse_space(config.space, {t.name: t.num_embeddings for t in spec.tables}, f"search {path}: space")
     search = Search(config, base, space, spec.full_bytes, _budgets(config, spec.full_bytes))
     _check(search, f"search {path}")

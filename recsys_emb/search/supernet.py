@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recsys_emb.config import EmbeddingConfig, RunConfig
-from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.backends.field_dim import FieldDimConfig, named_widths
 from recsys_emb.embeddings.backends.matryoshka import MatryoshkaConfig, powers_of_two
 from recsys_emb.errors import UserError
@@ -90,7 +89,7 @@ class Supernet:
             choices: widths to draw from; 0 and the powers of two up to D when absent.
             rows: as above.
         """
-        most = group_of(config, open_dataset(config.data.path).schema).vector_dim
+        most = group_of(config, config.data.open().schema).vector_dim
         options = MatryoshkaConfig(choices=tuple(choices or (0, *powers_of_two(most))))
         embedding = EmbeddingConfig(backend="matryoshka", init_std=config.embedding.init_std, options=options)
         train(config.model_copy(update={"embedding": embedding}), out, reporter, resume, test=False)

@@ -30,7 +30,7 @@ from recsys_emb.data.folder import checksum
 from recsys_emb.data.frame import to_frame
 from recsys_emb.data.like import ARTIFACT_MANIFEST, RawRows
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.data.store import Split
+from recsys_emb.data.split import Split
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.forms import Form

@@ -14,7 +14,6 @@ from recsys_emb.data.like import how_to_prepare_like
 from recsys_emb.data.options import make_source
 from recsys_emb.data.rejects import RejectLog
 from recsys_emb.data.schema import OOV_ID
-from recsys_emb.data.store import open_dataset
 from recsys_emb.data.unknown import UnknownValues
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
@@ -42,7 +41,7 @@ def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None
     path = data or artifact.config.data.path
     if data is None and not path.exists():
         raise UserError(f"{artifact.path}: its dataset {path} is not on this machine; pass --data DIR")
-    dataset = open_dataset(path)
+    dataset = artifact.config.data.open(path)
     if wrong := artifact.encoding.difference(dataset.encoding):
         how = how_to_prepare_like(artifact.path)
         raise UserError(f"{dataset.path} was not prepared like {artifact.path}: {wrong}; {how}")

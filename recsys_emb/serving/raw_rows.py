@@ -10,7 +10,7 @@ import numpy as np
 
 from recsys_emb.data.rejects import RejectLog
 from recsys_emb.data.sources.base import Block, Rejected
-from recsys_emb.data.store import Split
+from recsys_emb.data.split import Split
 from recsys_emb.serving.artifact import Artifact
 
 RowsDone = Callable[[int], None]

@@ -55,7 +55,7 @@ def write_vocabularies(folder: Path, dataset: EncodedDataset) -> None:
     """Copies the raw values."""
     for file in vocabulary_files(dataset.schema).values():
         (folder / file).parent.mkdir(exist_ok=True)
-        shutil.copyfile(dataset.path / file, folder / file)
+        shutil.copyfile(dataset.folder / file, folder / file)
 
 
 def write_fingerprints(
@@ -83,10 +83,10 @@ def write_fingerprints(
     taken = []
     for name, file in vocabulary_files(dataset.schema, "fingerprint").items():
         (folder / file).parent.mkdir(exist_ok=True)
-        index = fingerprint_index(dataset.path / raw[name], same_rows(backend, tables[name]), bits)
+        index = fingerprint_index(dataset.folder / raw[name], same_rows(backend, tables[name]), bits)
         index.save(folder / file)
         taken.append(index.taken_for_known())
-    return {file: checksum(dataset.path / file) for file in raw.values()}, sum(taken) / max(len(taken), 1)
+    return {file: checksum(dataset.folder / file) for file in raw.values()}, sum(taken) / max(len(taken), 1)
 
 
 def vocabulary_bytes(folder: Path, schema: DatasetSchema, form: VocabularyForm) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from recsys_emb.config import CompactConfig, RunConfig, parse_config
-from recsys_emb.data.store import open_dataset
 from recsys_emb.embeddings.base import backend_registry
 from recsys_emb.errors import BudgetTooSmall, SettingError
 from recsys_emb.files import read_json
@@ -82,7 +81,7 @@ class Cell:
         if self.method.width is None:
             tree["embedding"]["budget"] = self.budget
         else:
-            spec = group_of(self.base, open_dataset(self.base.data.path).schema)
+            spec = group_of(self.base, self.base.data.open().schema)
             width = self.method.width(spec, self.budget)
             if width < 1:
                 allowed = int((self.budget or 1) * spec.full_bytes)

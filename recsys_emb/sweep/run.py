@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from recsys_emb.config import RunConfig
-from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
 from recsys_emb.lock import LOCK, sole_writer
@@ -57,7 +56,7 @@ class Sweep:
         for budget in self.budgets:
             if not 0 < budget <= 1:
                 raise UserError(f"--budgets {budget:g}: allowed: ratios to the full tables above 0 and up to 1")
-        schema = open_dataset(self.base.data.path).schema
+        schema = self.base.data.open().schema
         if group_of(self.base, schema).hashed:
             raise UserError(
                 f"data.path {self.base.data.path}: its 63-bit hashes have no full tables to compare with; prepare the "

@@ -12,14 +12,14 @@ import torch
 
 from recsys_emb.config import RunConfig, config_key
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.data.store import EncodedDataset
 from recsys_emb.distributed.world import is_lost_connection, join
 from recsys_emb.embeddings.base import BackendConfig, EmbeddingBackend, GroupSpec
 from recsys_emb.embeddings.budget import plan_backend
 from recsys_emb.embeddings.fields import group_spec
 from recsys_emb.embeddings.posttraining import plan_compression
 from recsys_emb.embeddings.stages import Compact, Distil, InitFrom, Stage, Train
-from recsys_emb.errors import LostProcess, UserError, settings_written_as
+from recsys_emb.errors import LostProcess, SettingError, UserError, settings_written_as
 from recsys_emb.files import unused
 from recsys_emb.lock import sole_writer
 from recsys_emb.models.base import CTRModel, model_registry
@@ -41,6 +41,7 @@ from recsys_emb.training.stop import StopMark, Stopped
 from recsys_emb.training.task import task_of
 from recsys_emb.training.total_budget import beside, fingerprint_bits, within_total
 from recsys_emb.training.trainer import Reporter
+from recsys_emb.training.warm_start import WarmStart, check_fits
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,18 @@ def plan(config: RunConfig, dataset: EncodedDataset) -> Plan:
     spec = group_of(config, dataset.schema)
     stats = dataset.stats()
     e = config.embedding
+    warm = warm_start_of(config, dataset)
     rest = partial(beside, config, dataset, spec, fingerprint_bits(config))
     with settings_written_as(config_key), within_total(e.budget, rest) as own:
-        backend, sized = plan_backend(e.backend, spec, budget_bytes(own, spec.full_bytes), stats, e.options)
+        most = budget_bytes(own, spec.full_bytes)
+        if warm is None:
+            backend, sized = plan_backend(e.backend, spec, most, stats, e.options)
+        else:
+            backend, sized = warm.sizes()
+            if most is not None and (needed := backend(spec, sized, "meta").serving_bytes()) > most:
+                raise SettingError(
+                    "budget", f"with the ids that are new {e.backend} takes {needed:,} bytes, {most:,} are allowed"
+                )
     if (made := config.compact) is not None:
         with settings_written_as("compact.{}".format), within_total(made.budget, rest, fitted=True) as own:
             plan_compression(spec, made.method, own, stats, made.options)
@@ -104,6 +114,15 @@ def group_of(config: RunConfig, schema: DatasetSchema) -> GroupSpec:
     """The tables of a run."""
     model = model_registry.get(config.model.name)
     return group_spec(schema, model.embedding_width(config.model), config.embedding.init_std, model.first_order)
+
+
+def warm_start_of(config: RunConfig, dataset: EncodedDataset) -> WarmStart | None:
+    """What the training begins with, if not with new weights. Raises UserError when that does not fit."""
+    if config.training.from_ is None:
+        return None
+    run = RunDir.open(config.training.from_)
+    check_fits(run, config, dataset)
+    return WarmStart(run, config, group_of(run.config, run.schema), group_of(config, dataset.schema))
 
 
 def train(
@@ -156,7 +175,8 @@ def _train(
     config: RunConfig, out: Path, reporter: Reporter, resume: bool, test: bool, stop: StopMark
 ) -> dict[str, Any]:
     again = resume and (out / "config.yaml").is_file()
-    dataset = RunDir.open(out).open_dataset() if again else open_dataset(config.data.path)
+    dataset = RunDir.open(out).open_dataset() if again else config.data.open()
+    config = config.at_state_of(dataset)
     device = runtime.pick_device(config.device)
     precision = runtime.pick_precision(config.training.precision, device)
     planned = plan(config, dataset)
@@ -176,7 +196,10 @@ def _train(
             backend.see_counts(dataset.stats())
             return backend
 
-        runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world, stop)
+        warm = warm_start_of(config, dataset)
+        if warm is not None and world.size > 1:
+            raise UserError("training.from: one process only; leave out torchrun")
+        runner = StageRunner(run, dataset, planned.spec, build, stages, device, precision, reporter, world, stop, warm)
         model, outcomes = runner.finish()
         whole = stage_model(run, dataset.schema, planned.spec, stages[-1].name, torch.device("meta"))
         vocabulary = dataset.manifest.get("vocabulary_bytes")
@@ -246,6 +269,7 @@ def _report(
         "backend": config.embedding.backend if made is None else f"{config.embedding.backend}+{made.method}",
         "method": None if made is None else made.method,
         "dataset": dataset.name,
+        "state": dataset.state,
         "seed": config.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "stages": [o.row(task_of(config).main) for o in outcomes],
@@ -308,5 +332,5 @@ def evaluate(run: RunDir, split: str = "test", data: Path | None = None) -> dict
 
 def check(config: RunConfig) -> tuple[Plan, DatasetSchema]:
     """All that can be known of a config without training: dataset, model, budget. Raises UserError."""
-    dataset = open_dataset(config.data.path)
+    dataset = config.data.open()
     return plan(config, dataset), dataset.schema

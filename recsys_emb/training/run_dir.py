@@ -4,7 +4,7 @@ RUN/
   config.yaml        the resolved config; `train` takes it as it is
   env.json           versions and machine
   schema.json        the dataset's fields
-  dataset.json       where the dataset was, and its vocabularies' checksums
+  dataset.json       where the dataset was, its state, and its vocabularies' checksums
   embedding.json     per stage: the backend and its planned sizes
   metrics.jsonl      one JSON object a line: {"event": "train" | "eval" | "search", "stage", "step", "epoch", ...}
   tensorboard/       the same for TensorBoard
@@ -27,7 +27,7 @@ from recsys_emb.config import RunConfig, dump_config, load_config
 from recsys_emb.data.encoding import Encoding
 from recsys_emb.data.like import how_to_prepare_like
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.data.store import EncodedDataset
 from recsys_emb.errors import UserError
 from recsys_emb.files import read_json, read_json_as, write_json, write_text
 from recsys_emb.lock import LOCK
@@ -55,10 +55,13 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
             write_json(path / "env.json", environment())
             write_json(path / "schema.json", dataset.schema.model_dump(mode="json"))
-            facts = {"path": str(dataset.path.resolve()), "name": dataset.name, "fingerprint": dataset.fingerprint}
+            places = {"path": str(dataset.path.resolve()), "folder": str(dataset.folder.resolve())}
+            facts = {**places, "state": dataset.state, "name": dataset.name, "fingerprint": dataset.fingerprint}
             known = {"dense": dataset.encoding.dense, "checksums": dataset.encoding.vocabularies}
             write_json(path / "dataset.json", {**facts, **known})
-            write_text(path / "config.yaml", dump_config(config))  # last: it is what makes the folder a run
+            write_text(
+                path / "config.yaml", dump_config(config.at_state_of(dataset))
+            )  # last: it is what makes the folder a run
         except OSError as error:
             raise UserError(f"--out {path}: cannot be written ({error.strerror})") from None
         return cls(path)
@@ -90,7 +93,7 @@ class RunDir:
             raise UserError(
                 f"{self.path}: its dataset {recorded} is gone; put it back, or pass --data DIR to evaluate or compact"
             )
-        dataset = open_dataset(path)
+        dataset = self.config.data.open(path)
         self.check_dataset(dataset)
         return dataset
 
@@ -103,7 +106,7 @@ class RunDir:
         wrong = encoding.difference(dataset.encoding)
         raise UserError(
             f"{dataset.path} was not prepared like the dataset that {self.path} was trained on: {wrong}; "
-            f"{how_to_prepare_like(known.get('path', 'DATASET'))}"
+            f"{how_to_prepare_like(known.get('folder') or known.get('path', 'DATASET'))}"
         )
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -67,6 +67,16 @@ class Outcome:
         return {"name": self.name, "seconds": self.seconds, "steps": self.steps, f"valid_{main.key}": value}
 
 
+class Beginning(Protocol):
+    """What a run's first training begins with (warm_start.py)."""
+
+    def load(self, model: CTRModel) -> None:
+        """Gives the new model its weights."""
+
+    def load_optimizer(self, trainer: Trainer) -> None:
+        """Gives the optimizer its state."""
+
+
 @dataclass
 class StageRunner:
     """Takes a run from where its folder stands to the end of its last stage.
@@ -84,6 +94,7 @@ class StageRunner:
         reporter: is told of steps and evaluations.
         world: the processes that carry the run out together; one of them writes the folder.
         stop: looked at between steps and between batches.
+        warm_start: what the first training begins with, where not with new weights.
     """
 
     run: RunDir
@@ -96,6 +107,7 @@ class StageRunner:
     reporter: Reporter
     world: World = field(default_factory=World)
     stop: StopMark = field(default_factory=StopMark)
+    warm_start: Beginning | None = None
     config: RunConfig = field(init=False)
     task: Task = field(init=False)
 
@@ -126,7 +138,10 @@ class StageRunner:
     def _begin(self, number: int, model: CTRModel | None) -> CTRModel:
         """The model that a stage starts with; ``model`` is the result of the one before, where it is in memory."""
         if number == 0:
-            return self._new()
+            model = self._new()
+            if self.warm_start is not None and self._checkpoints(number).last() is None:
+                self.warm_start.load(model)
+            return model
         init = self.stages[number].init
         if init.as_it_is:
             model = model or self._result(number - 1)
@@ -172,6 +187,9 @@ class StageRunner:
 
     def _seed(self, number: int) -> int:
         return self.config.seed + (number << 32)
+
+    def _checkpoints(self, number: int) -> Checkpoints:
+        return Checkpoints(self.run.checkpoints(self.stages[number].name))
 
     # -- the kinds of stages ------------------------------------------------------------------------------------------
 
@@ -236,6 +254,8 @@ class StageRunner:
             best = Checkpoints(self.run.checkpoints(self._last_training(number))).best()
             assert best is not None
             trainer.load_optimizer(best)
+        if not number and self.warm_start is not None and self.config.training.keep_optimizer:
+            self.warm_start.load_optimizer(trainer)
         trainer.resume()
         with self._log(stage.name, trainer.progress) as log:
             p = trainer.fit(log, self.reporter)

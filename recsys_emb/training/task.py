@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_emb.config import RunConfig
 from recsys_emb.data.batches import Batch
-from recsys_emb.data.store import Split
+from recsys_emb.data.split import Split
 from recsys_emb.errors import UserError
 from recsys_emb.training import metrics
 from recsys_emb.training.main_metric import MAIN_METRICS, MainMetric

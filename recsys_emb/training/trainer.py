@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -332,11 +332,18 @@ class Trainer:
             raise UserError(f"{folder / OPTIMIZER}: does not fit the run's config ({one_line(error)})") from None
         self.optimizer.set_learning_rate(p.learning_rate)
 
-    def load_optimizer(self, folder: Path) -> None:
-        """Goes on with the optimizer of another stage's checkpoint, at this stage's learning rate."""
+    def load_optimizer(
+        self, folder: Path, fitted: Callable[[str, Tensor], Tensor] = lambda name, values: values
+    ) -> None:
+        """Goes on with the optimizer of another checkpoint, at this stage's learning rate.
+
+        Args:
+            folder: the checkpoint.
+            fitted: gives each array, by name, the shape that it has here.
+        """
         check(folder, OPTIMIZER, STATE)
         tensors = load_tensors(folder / OPTIMIZER)
-        tensors = {k: v for k, v in tensors.items() if not k.startswith("random_state")}
+        tensors = {k: fitted(k, v) for k, v in tensors.items() if not k.startswith("random_state")}
         before = _read_progress(folder)
         self.progress.carried_steps = before.carried_steps + before.step
         self.optimizer.load_state_dict(tensors, self.progress.carried_steps)

@@ -13,6 +13,7 @@ import yaml
 
 from recsys_emb import cli
 from recsys_emb.config import RunConfig, parse_config
+from recsys_emb.data.store import open_dataset
 from recsys_emb.distributed.load import Load, TableLoad
 from recsys_emb.distributed.machine import MACHINES, Machine
 from recsys_emb.distributed.plan import plan_run
@@ -114,9 +115,11 @@ def test_no_plan_promises_what_no_machine_does(device: str, devices: int) -> Non
 
 
 def test_every_assumption_is_a_line(prepared: Path) -> None:
-    own = plan_run(config(prepared), of_dataset(prepared), devices=8, memory=10**9)["assumptions"]
-    given = plan_run(config(prepared), of_dataset(prepared, {"": 10}), devices=16, memory=10**9)["assumptions"]
-    alone = plan_run(config(prepared), of_dataset(prepared), devices=1, memory=10**9)["assumptions"]
+    own = plan_run(config(prepared), of_dataset(open_dataset(prepared)), devices=8, memory=10**9)["assumptions"]
+    given = plan_run(config(prepared), of_dataset(open_dataset(prepared), {"": 10}), devices=16, memory=10**9)[
+        "assumptions"
+    ]
+    alone = plan_run(config(prepared), of_dataset(open_dataset(prepared)), devices=1, memory=10**9)["assumptions"]
     assert "ids of a batch are those of tiny's training split" in own
     assert any(line.startswith("--ids-per-field: vocabularies are planned with so many ids") for line in given)
     assert any(line.startswith("ids of a batch are random") for line in given)
@@ -136,7 +139,9 @@ def test_the_least_devices_are_the_least() -> None:
 
 
 def test_criteo_1tb_without_its_tables(prepared: Path) -> None:
-    made = plan_run(config(prepared), of_dataset(prepared, {"": 34_000_000, "C1": 10}), devices=8, memory=80 * 10**9)
+    made = plan_run(
+        config(prepared), of_dataset(open_dataset(prepared), {"": 34_000_000, "C1": 10}), devices=8, memory=80 * 10**9
+    )
     ids = 25 * 34_000_000 + 10
     (table,) = made["tables"]
     assert (table["rows"], table["dim"]) == (ids, 16)
@@ -157,7 +162,9 @@ def test_criteo_1tb_without_its_tables(prepared: Path) -> None:
 
 
 def test_a_budget_that_a_backend_cannot_reach_is_said(prepared: Path) -> None:
-    made = plan_run(config(prepared, backend="hash", budget=0.1), of_dataset(prepared), devices=2, memory=10**9)
+    made = plan_run(
+        config(prepared, backend="hash", budget=0.1), of_dataset(open_dataset(prepared)), devices=2, memory=10**9
+    )
     by_name = {b["backend"]: b for b in made["backends"]}
     assert "full cannot fit" in by_name["full"]["problem"]
     assert by_name["hash"]["serving_bytes"] == made["serving_bytes"] <= 0.1 * made["full_bytes"]

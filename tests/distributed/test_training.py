@@ -172,7 +172,7 @@ def test_figures_and_artifact_are_the_same(folder: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("case", ["full", "mixed_dim", "multi_hash", "rowwise_adagrad"])
 def test_plan_says_what_two_processes_take(folder: Path, prepared: Path, histories: Path, case: str) -> None:
     run = parse_config(cases(prepared, histories)[case])
-    made = plan_run(run, of_dataset(run.data.path), devices=2, memory=10**9)
+    made = plan_run(run, of_dataset(run.data.open()), devices=2, memory=10**9)
     two = seen(folder / f"2-{case}")
     per_device = made["bytes_per_device"]
     tables = per_device["table_weights"] + per_device["table_optimizer"]

@@ -65,7 +65,7 @@ def test_a_run_folder_explains_itself(prepared: Path, tmp_path: Path) -> None:
     config = config_for(prepared)
     report = running.train(config, tmp_path / "run", Silent())
     run = load_run(tmp_path / "run")
-    assert run.config == config
+    assert run.config == config.at_state_of(open_dataset(prepared))
     assert run.report == json.loads((tmp_path / "run/report.json").read_text()) == report
     for name in ("env.json", "schema.json", "embedding.json", "metrics.jsonl", "DONE"):
         assert (run.path / name).is_file()

@@ -63,6 +63,7 @@ class HashedBackend(ComposedBackend[H]):
     full, without hashing."""
 
     needs_id_list = False
+    grows = True
 
     def __init__(self, spec: GroupSpec, config: H, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)
@@ -92,6 +93,15 @@ class HashedBackend(ComposedBackend[H]):
     def combiner(self, ids: Sequence[int], device: torch.device | str | None) -> Combiner:
         """What makes a vector of the rows of hashed tables with so many ids."""
         return first
+
+    @classmethod
+    def grown(cls, config: H, before: GroupSpec, after: GroupSpec) -> H:
+        """Full tables stay full; the others share the rows that there are."""
+        config = super().grown(config, before, after)
+        assert config.rows is not None
+        tables = zip(config.rows, before.tables, after.tables)
+        rows = [new.num_embeddings if n == old.num_embeddings else n for n, old, new in tables]
+        return config.model_copy(update={"rows": tuple(rows)})
 
     @classmethod
     def checked(cls, spec: GroupSpec, config: H) -> H:

@@ -38,6 +38,7 @@ class OwnRowsBackend(HashedBackend[O]):
     """A backend with such tables, which takes care of their sizes."""
 
     needs_id_list = True
+    grows = False
 
     @classmethod
     def split(cls, spec: GroupSpec, config: O, budget: int, indexed: bool, most: int) -> tuple[int, dict[int, int]]:

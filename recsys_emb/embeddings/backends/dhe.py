@@ -67,6 +67,7 @@ class DHEBackend(ComposedBackend[DHEConfig]):
 
     Config = DHEConfig
     needs_id_list = False
+    grows = True
 
     def __init__(self, spec: GroupSpec, config: DHEConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)

@@ -51,6 +51,7 @@ class FieldDimBackend(ComposedBackend[FieldDimConfig]):
     summary = "one width per table, zero-padded to D; 0 leaves a field out"
 
     Config = FieldDimConfig
+    grows = True
     default_ratio = 1.0
 
     def __init__(self, spec: GroupSpec, config: FieldDimConfig, device: torch.device | str | None = None) -> None:

@@ -31,6 +31,7 @@ class FullBackend(EmbeddingBackend[BackendConfig]):
     """
 
     summary = "one row of D floats for every id"
+    grows = True
 
     def __init__(self, spec: GroupSpec, config: BackendConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)

@@ -46,6 +46,7 @@ class LowRankBackend(ComposedBackend[LowRankConfig]):
     summary = "the table as a product of two thin factors"
 
     Config = LowRankConfig
+    grows = True
     default_ratio = 0.25
 
     def __init__(self, spec: GroupSpec, config: LowRankConfig, device: torch.device | str | None = None) -> None:

@@ -48,6 +48,7 @@ class MatryoshkaBackend(FieldDimBackend):
     summary = "one training for all widths, then each table is cut to one"
 
     Config = MatryoshkaConfig
+    grows = False
 
     def _build(self, device: torch.device | str | None) -> nn.ModuleDict:
         config = cast(MatryoshkaConfig, self.config)

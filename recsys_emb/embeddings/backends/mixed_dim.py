@@ -78,6 +78,7 @@ class MixedDimBackend(ComposedBackend[MixedDimConfig]):
     summary = "frequent ids get wide rows, rare ones narrow, projected to D"
 
     Config = MixedDimConfig
+    grows = True
     default_ratio = 0.25
 
     def __init__(self, spec: GroupSpec, config: MixedDimConfig, device: torch.device | str | None = None) -> None:

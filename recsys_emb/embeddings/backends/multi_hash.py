@@ -84,7 +84,7 @@ class Importance(nn.Module):
 
     def __init__(self, ids: Sequence[int], probes: int, device: torch.device | str | None) -> None:
         super().__init__()
-        self.table = block_table([sum(ids)], probes, [0.0], device, [nn.init.ones_])
+        self.table = block_table(ids, probes, [0.0] * len(ids), device, [nn.init.ones_] * len(ids))
         self.transform = OwnRows(ids)
 
     def forward(self, rows: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:

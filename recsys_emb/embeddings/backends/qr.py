@@ -86,6 +86,7 @@ class QRBackend(ComposedBackend[QRConfig]):
 
     Config = QRConfig
     needs_id_list = False
+    grows = True
     default_ratio = 0.25
 
     def __init__(self, spec: GroupSpec, config: QRConfig, device: torch.device | str | None = None) -> None:
@@ -125,6 +126,16 @@ class QRBackend(ComposedBackend[QRConfig]):
                 allowed = f"{full}{count} numbers from 1 to {max(2, ids):,} whose product is at least {ids:,}"
                 raise size_error("radices", table, list(radices), allowed)
         return config
+
+    @classmethod
+    def grown(cls, config: QRConfig, before: GroupSpec, after: GroupSpec) -> QRConfig:
+        """Full tables stay full; of the others the last digit gets as many rows more as the new ids need."""
+        assert config.radices is not None
+        radices = []
+        for own, ids in zip(config.radices, _ids(after, config)):
+            *first, last = own
+            radices.append((*first, max(last, -(-ids // math.prod(first)))))
+        return config.model_copy(update={"radices": tuple(radices)})
 
     @classmethod
     def smallest(cls, spec: GroupSpec, config: QRConfig, stats: Stats | None) -> QRConfig:

@@ -62,6 +62,7 @@ class RobeBackend(ComposedBackend[RobeConfig]):
 
     Config = RobeConfig
     needs_id_list = False
+    grows = True
 
     def __init__(self, spec: GroupSpec, config: RobeConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)

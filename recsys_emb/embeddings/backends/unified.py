@@ -53,6 +53,7 @@ class UnifiedBackend(ComposedBackend[UnifiedConfig]):
 
     Config = UnifiedConfig
     needs_id_list = False
+    grows = True
 
     def __init__(self, spec: GroupSpec, config: UnifiedConfig, device: torch.device | str | None = None) -> None:
         super().__init__(spec, config, device)

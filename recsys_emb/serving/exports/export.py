@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys_emb import __version__
 from recsys_emb.data.batches import BatchLoader
-from recsys_emb.data.store import EncodedDataset, open_dataset
+from recsys_emb.data.store import EncodedDataset
 from recsys_emb.errors import UserError
 from recsys_emb.serving.artifact import Artifact, dense_arrays
 from recsys_emb.serving.evaluate import logit_error
@@ -117,7 +117,7 @@ def _dataset(artifact: Artifact, data: Path | None) -> EncodedDataset | None:
     path = data or artifact.config.data.path
     if data is None and not path.exists():
         return None
-    dataset = open_dataset(path)
+    dataset = artifact.config.data.open(path)
     wrong = artifact.encoding.difference(dataset.encoding)
     if wrong and data is not None:
         raise UserError(f"--data {path} was not prepared like {artifact.path}: {wrong}")
