@@ -25,8 +25,8 @@ class GatedConfig(SparseConfig):
     blocks: int = Field(
         4, ge=1, le=64, description="per table, of ids of like frequency and of equal traffic; 1 where it is not known"
     )
-    arch_lr: float = Field(1.0, gt=0, description="learning rate of gates, as a factor on the model's")
-    every: int = Field(1, ge=1, description="steps of the weights between two of the gates")
+    arch_lr: float = Field(0.1, gt=0, description="learning rate of gates, as a factor on the model's")
+    every: int = Field(4, ge=1, description="steps of the weights between two of the gates; fewer: slower")
     one_in: int = Field(10, ge=2, description="of so many training rows one is held out for the gates")
     retrain_from: Literal["initial", "best"] = Field(
         "initial", description="weights that what is left is trained from: those at the very start, or the best"

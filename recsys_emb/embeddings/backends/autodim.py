@@ -36,7 +36,7 @@ class AutoDimConfig(SizedConfig):
     )
     arch_lr: float = Field(10.0, gt=0, description="learning rate of the choice, as a factor on the model's")
     cooling: float = Field(5e-5, ge=0, description="by which the temperature falls a step, from 1 to 0.01")
-    every: int = Field(1, ge=1, description="steps of the weights between two of the choice")
+    every: int = Field(4, ge=1, description="steps of the weights between two of the choice; fewer: slower")
     one_in: int = Field(10, ge=2, description="of so many training rows one is held out for the choice")
     retrain_from: Literal["initial", "best"] = Field(
         "initial", description="weights that the found widths are trained from: those at the very start, or the best"

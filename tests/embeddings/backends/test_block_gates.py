@@ -64,7 +64,7 @@ def test_a_row_is_multiplied_by_the_gates_of_its_block(name: str, groups: int) -
     expected = backend.table.weight * gates[of]
     for mode in (True, False):
         assert torch.equal(backend.train(mode)(*all_ids()), expected)
-    assert {g.role: g.lr_scale for g in backend.param_groups()} == {"weight": 1.0, "arch": 1.0}
+    assert {g.role: g.lr_scale for g in backend.param_groups()} == {"weight": 1.0, "arch": 0.1}
 
 
 @every_method
