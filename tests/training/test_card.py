@@ -109,7 +109,7 @@ CASES = [
     *(pytest.param(name, "full", {}, id=name) for name in model_registry.names()),
     *(pytest.param("deepfm", name, {}, id=name) for name in backend_registry.names() if name != "full"),
     *(
-        pytest.param("lr", "full", {"training": {"embedding_optimizer": name}}, id=name)
+        pytest.param("lr", "full", {"training": {"embedding_optimizer": name, "learning_rate": 0.1}}, id=name)
         for name in ("rowwise_adagrad", "sgd", "dense_adam")
     ),
     *(
