@@ -56,7 +56,7 @@ bench: install $(if $(PEERS),peers)
 	$(BENCH).backends
 	$(BENCH).lookup
 	$(BENCH).data $(if $(PEERS),--peer fuxictr)
-	$(BENCH).predict $(if $(PEERS),--peer fuxictr deepctr)
+	$(BENCH).predict --backends hash qr dhe tt_rec unified cce optembed $(if $(PEERS),--peer fuxictr deepctr)
 	$(BENCH).scale
 	$(BENCH).processes
 

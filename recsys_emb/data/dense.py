@@ -40,13 +40,28 @@ def read_numbers(values: pl.Series) -> tuple[pl.Series, pl.Series]:
 
 def transform(frame: pl.DataFrame, columns: Sequence[DenseColumn | FittedDense]) -> np.ndarray:
     """float64 [n, Nd] of the columns after ``log1p`` where that is asked for; NaN where a value is missing."""
-    if not columns:
-        return np.zeros((len(frame), 0))
-    logs = {c.name for c in columns if c.transform == "log1p"}
-    values = [pl.col(c.name).cast(pl.Float64) for c in columns]
-    # log(1 + |x|) and log1p(|x|) differ by less than float32 resolves, and the first is much faster.
-    signed = [v.sign() * (v.abs() + 1).log() if c.name in logs else v for c, v in zip(columns, values)]
-    return frame.select(v.alias(c.name) for c, v in zip(columns, signed)).to_numpy(order="c")
+    return transformed([frame[c.name] for c in columns], columns, len(frame))
+
+
+def transformed(numbers: Sequence[pl.Series], columns: Sequence[DenseColumn | FittedDense], rows: int) -> np.ndarray:
+    """As ``transform``, of columns of numbers; one of a single value stands for as many as there are ``rows``.
+
+    Without polars' expressions, which take longer to start than the few values of a request.
+    """
+    values = np.empty((rows, len(columns)))
+    for position, column in enumerate(numbers):
+        values[:, position] = (column if column.dtype in _PLAIN else column.cast(pl.Float64)).to_numpy()
+    logs = [position for position, c in enumerate(columns) if c.transform == "log1p"]
+    if logs:
+        # log(1 + |x|) and log1p(|x|) differ by less than float32 resolves, and the first is much faster.
+        every = slice(None) if len(logs) == len(columns) else logs
+        chosen = values[:, every]
+        values[:, every] = np.sign(chosen) * np.log(np.abs(chosen) + 1)
+    return values
+
+
+_PLAIN = (pl.Float64, pl.Float32, pl.Int64, pl.Int32)
+"""Types whose columns numpy takes as they are, nulls as NaN."""
 
 
 def standardise(values: np.ndarray, columns: Sequence[FittedDense]) -> np.ndarray:

@@ -10,13 +10,13 @@ import polars as pl
 import torch
 
 from recsys_emb.data.column_types import check_type
-from recsys_emb.data.dense import FittedDense, read_numbers, standardise, transform
+from recsys_emb.data.dense import FittedDense, read_numbers, standardise, transformed
 from recsys_emb.data.frame import check_fields
 from recsys_emb.data.lists import check_aligned, flatten
 from recsys_emb.data.schema import HASHED_IDS, CategoricalField, DatasetSchema
 from recsys_emb.data.split import Jagged, Split
 from recsys_emb.data.store import open_dataset
-from recsys_emb.data.values import canonical, distinct_codes
+from recsys_emb.data.values import canonical, distinct_codes, spelled
 from recsys_emb.data.vocabulary import Index, ValueIndex
 from recsys_emb.errors import UserError
 
@@ -52,12 +52,15 @@ class Encoder:
         indexes = {v: ValueIndex(f, schema.vocabularies[v], schema.hashed_integers.get(v)) for v, f in files.items()}
         return cls(schema, [FittedDense.model_validate(d) for d in dataset.manifest["dense"]], indexes)
 
-    def encode(self, frame: pl.DataFrame, labels: np.ndarray | None = None) -> Split:
+    def encode(
+        self, frame: pl.DataFrame, labels: np.ndarray | None = None, shared: pl.DataFrame | None = None
+    ) -> Split:
         """The rows of ``Block.frame``, or of a frame of a user, as a split that ``BatchLoader`` reads.
 
         Args:
             frame: a column per field, of the types in column_types.py; others are not looked at.
             labels: uint8 [n]; 0 when not given.
+            shared: one row, of fields that have the same value in all n rows; they are encoded once.
 
         Returns:
             The split; dense values too large for the model are infinite.
@@ -66,22 +69,25 @@ class Encoder:
             UserError: a field of the dataset is no column of ``frame`` or of a type that it does not take, a dense
                 value is no finite number, or aligned sequences of a row differ in length.
         """
-        check_fields(self.schema, frame.columns)
-        dense = self._numbers(frame)
+        columns = {column.name: column for part in (frame, shared) if part is not None for column in part.get_columns()}
+        check_fields(self.schema, columns)
+        n = len(frame)
+        dense = self._numbers(columns, n)
         hashed = self.schema.ids == "hash64"
-        ids = np.zeros((len(frame), len(self.schema.single_valued)), dtype=np.int64 if hashed else np.int32)
+        ids = np.empty((n, len(self.schema.single_valued)), dtype=np.int64 if hashed else np.int32)
         for position, field in enumerate(self.schema.single_valued):
-            ids[:, position] = self._ids(field.vocabulary, canonical(frame[field.name]))
+            ids[:, position] = self._ids(field.vocabulary, canonical(columns[field.name]))
         jagged = {}
         limits = {f.name: f.max_length for f in self.schema.sequences}
         for other in self.schema.jagged:
-            flat, lengths = flatten(frame[other.name], limits.get(other.name))
+            flat, lengths = flatten(columns[other.name], limits.get(other.name))
+            values = self._ids(other.vocabulary, flat)
+            if len(lengths) != n:
+                values, lengths = np.tile(values, n), np.tile(lengths, n)
             offsets = np.concatenate([[0], np.cumsum(lengths)])
-            jagged[other.name] = Jagged(
-                torch.from_numpy(self._ids(other.vocabulary, flat)), torch.from_numpy(offsets.astype(np.int64))
-            )
-        check_aligned(self.schema.sequences, frame)
-        clicks = np.zeros(len(frame), dtype=np.uint8) if labels is None else labels
+            jagged[other.name] = Jagged(torch.from_numpy(values), torch.from_numpy(offsets.astype(np.int64)))
+        check_aligned(self.schema.sequences, columns)
+        clicks = np.zeros(n, dtype=np.uint8) if labels is None else labels
         return Split(
             name="input",
             labels=torch.from_numpy(clicks),
@@ -102,27 +108,36 @@ class Encoder:
         hashed = ValueIndex(None, HASHED_IDS, self._indexes[field.vocabulary].integers)
         return hashed.ids(distinct)[codes]
 
-    def _numbers(self, frame: pl.DataFrame) -> np.ndarray:
+    def _numbers(self, columns: Mapping[str, pl.Series], n: int) -> np.ndarray:
         """float64 [n, Nd] of the dense fields, transformed, NaN where missing."""
-        columns = []
+        numbers = []
         for field in self._dense:
-            column = frame[field.name]
-            check_type("dense", column.dtype, f"field {field.name!r}")
+            column = columns[field.name]
             if not column.dtype.is_float() and not column.dtype.is_integer():
+                check_type("dense", column.dtype, f"field {field.name!r}")
                 column, wrong = read_numbers(column)
-                _refuse(field.name, frame, wrong.to_numpy())
-            columns.append(column)
-        values = transform(frame.with_columns(columns), self._dense)
-        for position, field in enumerate(self._dense):
-            _refuse(field.name, frame, np.isinf(values[:, position]))
+                _refuse(columns[field.name], wrong.to_numpy())
+            numbers.append(column)
+        values = transformed(numbers, self._dense, n)
+        infinite = np.isinf(values)
+        if infinite.any():
+            for position, field in enumerate(self._dense):
+                _refuse(columns[field.name], infinite[:, position])
         return values
 
     def _ids(self, vocabulary: str, values: pl.Series) -> np.ndarray:
+        index = self._indexes[vocabulary]
+        if len(values) <= FEW:
+            return index.ids(spelled(values))
         distinct, codes = distinct_codes(values)
-        return self._indexes[vocabulary].ids(distinct)[codes]
+        return index.ids(distinct)[codes]
 
 
-def _refuse(field: str, frame: pl.DataFrame, wrong: np.ndarray) -> None:
+FEW = 1 << 10
+"""Values that are found sooner one by one than after a search for those that are equal."""
+
+
+def _refuse(column: pl.Series, wrong: np.ndarray) -> None:
     if wrong.any():
         row = int(wrong.argmax())
-        raise UserError(f"field {field!r}: {frame[field][row]!r} in row {row} (from 0) is not a finite number")
+        raise UserError(f"field {column.name!r}: {column[row]!r} in row {row} (from 0) is not a finite number")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -17,30 +17,43 @@ _NO_COLUMN = (TypeError, ValueError, OverflowError, pa.ArrowException, pl.except
 """What polars and pyarrow raise on values that make no column."""
 
 
-def to_frame(rows: Any, schema: DatasetSchema) -> pl.DataFrame:
+def to_frame(rows: Any, schema: DatasetSchema, shared: Collection[str] = ()) -> pl.DataFrame:
     """The columns of ``rows`` that the fields of ``schema`` are read from.
 
     Args:
         rows: a polars, pandas or Arrow table, or a dict of columns.
         schema: the fields.
+        shared: fields that have one value for all rows, and no column (``shared_frame``).
 
     Raises:
-        UserError: no table, a field without a column, or an Arrow column of a type that its field does not take.
+        UserError: no table, a field without a column or with one that it should not have, or an Arrow column of a type
+            that its field does not take.
     """
-    if isinstance(rows, pl.DataFrame):
-        return rows
-    if isinstance(rows, pa.RecordBatch):
-        rows = pa.Table.from_batches([rows])
-    if isinstance(rows, pa.Table):
-        check_fields(schema, rows.column_names)
-        for field, role in roles(schema):
-            check_type(role, rows.schema.field(field).type, f"field {field!r}")
-        return from_arrow(rows.select([field for field, _ in roles(schema)]))
-    if not hasattr(rows, "keys"):
+    if not isinstance(rows, (pl.DataFrame, pa.RecordBatch, pa.Table)) and not hasattr(rows, "keys"):
         what = type(rows).__name__
         raise UserError(f"the rows are a {what}; give a polars, pandas or Arrow table, or a dict of columns")
-    check_fields(schema, [str(name) for name in rows.keys()])  # noqa: SIM118  a pandas frame has columns as keys
-    columns = {field: rows[field] for field, _ in roles(schema)}
+    arrow = isinstance(rows, (pa.RecordBatch, pa.Table))
+    names = rows.schema.names if arrow else rows.columns if isinstance(rows, pl.DataFrame) else rows.keys()
+    names = [str(name) for name in names]
+    check_fields(schema, [*names, *shared])
+    if twice := [name for name in names if name in shared]:
+        raise UserError(f"field {twice[0]!r}: both shared by all rows and a column of them; give one of the two")
+    if isinstance(rows, pl.DataFrame):
+        return rows
+    wanted = [(field, role) for field, role in roles(schema) if field not in shared]
+    if arrow:
+        for field, role in wanted:
+            check_type(role, rows.schema.field(field).type, f"field {field!r}")
+        return from_arrow(rows.select([field for field, _ in wanted]))
+    return _frame({field: rows[field] for field, _ in wanted})
+
+
+def shared_frame(shared: Mapping[str, Any], schema: DatasetSchema) -> pl.DataFrame:
+    """One row of those values that belong to fields. Raises UserError when a value cannot be in a column."""
+    return _frame({field: [shared[field]] for field, _ in roles(schema) if field in shared})
+
+
+def _frame(columns: dict[str, Any]) -> pl.DataFrame:
     try:
         return pl.DataFrame(columns)
     except _NO_COLUMN as error:
@@ -89,7 +102,7 @@ def roles(schema: DatasetSchema) -> Iterator[tuple[str, Role]]:
 
 def check_fields(schema: DatasetSchema, columns: Iterable[str]) -> None:
     """Raises UserError when a field is no column."""
-    names = list(columns)
+    names = dict.fromkeys(columns)
     for field, _ in roles(schema):
         if field not in names:
             raise UserError(f"the rows have no field {field!r}; they have {', '.join(map(repr, names))}")

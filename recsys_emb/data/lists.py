@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,9 @@ from recsys_emb.data.column_types import check_type
 from recsys_emb.data.schema import SequenceField
 from recsys_emb.data.values import canonical
 from recsys_emb.errors import UserError
+
+Columns = Mapping[str, pl.Series] | pl.DataFrame
+"""Columns by name; one of a single value stands for as many as the others have."""
 
 
 def flatten(lists: pl.Series, max_length: int | None = None, where: str = "") -> tuple[pl.Series, np.ndarray]:
@@ -56,23 +59,28 @@ def list_column(values: pl.Series, lengths: np.ndarray) -> pl.Series:
     return lists.alias(values.name)
 
 
-def misaligned(sequences: Iterable[SequenceField], frame: pl.DataFrame) -> Iterator[tuple[SequenceField, np.ndarray]]:
+def misaligned(sequences: Iterable[SequenceField], columns: Columns) -> Iterator[tuple[SequenceField, np.ndarray]]:
     """Every sequence that is aligned with another, and bool [n]: the rows where the two differ in length."""
     for field in sequences:
         if field.aligned_with is not None:
-            yield field, list_lengths(frame[field.name]) != list_lengths(frame[field.aligned_with])
+            yield field, list_lengths(columns[field.name]) != list_lengths(columns[field.aligned_with])
 
 
-def check_aligned(sequences: Iterable[SequenceField], frame: pl.DataFrame) -> None:
+def check_aligned(sequences: Iterable[SequenceField], columns: Columns) -> None:
     """Raises UserError when aligned sequences of a row differ in length."""
-    for field, wrong in misaligned(sequences, frame):
+    for field, wrong in misaligned(sequences, columns):
         if wrong.any():
             row, other = int(wrong.argmax()), field.aligned_with
-            own, its = (list_lengths(frame[name][row : row + 1]).item() for name in (field.name, str(other)))
+            own, its = (_length(columns[name], row) for name in (field.name, str(other)))
             raise UserError(
                 f"sequence {field.name!r}: rows differ in length from {other!r}, which it is aligned with, "
                 f"such as row {row} of these (from 0): {own} values against {its}"
             )
+
+
+def _length(lists: pl.Series, row: int) -> int:
+    """Of the list in a row; a column of one list has it in every row."""
+    return list_lengths(lists if len(lists) == 1 else lists[row : row + 1]).item()
 
 
 def _lists(lists: pl.Series) -> pl.Series:

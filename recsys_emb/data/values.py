@@ -53,11 +53,17 @@ def distinct_codes(values: pl.Series) -> tuple[pa.Array, np.ndarray]:
     """
     distinct, codes = _dictionary(values.to_arrow())
     if not pa.types.is_integer(distinct.type):
-        spelled = spell_by_value(distinct)
-        if spelled is not distinct:
-            distinct, merged = _dictionary(spelled)
+        by_value = spell_by_value(distinct)
+        if by_value is not distinct:
+            distinct, merged = _dictionary(by_value)
             codes = merged[codes]
     return distinct, codes
+
+
+def spelled(values: pl.Series) -> pa.Array:
+    """The canonical values themselves, int64 or large_string [n], texts spelled by value."""
+    array = values.to_arrow()
+    return array if pa.types.is_integer(array.type) else spell_by_value(array)
 
 
 def spell_by_value(texts: pa.Array) -> pa.Array:
@@ -75,14 +81,14 @@ def spell_by_value(texts: pa.Array) -> pa.Array:
         return texts
     one = pl.Series(pc.filter(texts, found)).to_frame("text")
     text = pl.col("text")
-    spelled = one.select(
+    by_value = one.select(
         pl.when(text.str.contains(":", literal=True))
         .then(spell_iso(one["text"]).str.replace(r"^([0-9:]+)(?:(\.[0-9]*[1-9])0+|\.0+)$", "${1}${2}"))
         .when(text.str.contains(".", literal=True))
         .then(text.str.replace(r"^(?:-(0)|(-?[0-9]+))\.0+$", "${1}${2}"))
         .otherwise(text.str.to_lowercase())
     )["text"]
-    return pc.replace_with_mask(texts, found, spelled.to_arrow().cast(texts.type))
+    return pc.replace_with_mask(texts, found, by_value.to_arrow().cast(texts.type))
 
 
 _MARKS = (b".0", b":", b"True", b"TRUE", b"False", b"FALSE")

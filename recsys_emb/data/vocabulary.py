@@ -267,22 +267,25 @@ class ValueIndex:
         """A vocabulary of integers where ``integers`` holds, else of texts."""
         if self._hashed:
             return hash63(values)
-        missing = values.is_null().to_numpy(zero_copy_only=False)
-        if missing.all():
-            return np.full(len(missing), self._null_id, dtype=np.int32)
-        at = self._find_integers(values) if self.integers else self._find_strings(pl.Series(values))
-        return np.where(missing, np.int32(self._null_id), self._known_ids[at])
+        if values.null_count == len(values):
+            return np.full(len(values), self._null_id, dtype=np.int32)
+        ids = self._known_ids[self._find_integers(values) if self.integers else self._find_strings(pl.Series(values))]
+        if values.null_count:
+            ids[values.is_null().to_numpy(zero_copy_only=False)] = self._null_id
+        return ids
 
     def _find_integers(self, values: pa.Array) -> np.ndarray:
         """Positions in ``_sorted``; -1, the zero at the end of ``_known_ids``, for values that are not there.
 
         Without polars, whose threads take longer to start than the few values of a request take to find.
         """
-        wanted = values.fill_null(0).to_numpy(zero_copy_only=False)
+        wanted = np.frombuffer(values.buffers()[1], np.int64, len(values), 8 * values.offset)  # anything where null
         if not len(self._sorted):
             return np.full(len(wanted), -1)
-        at = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
-        return np.where(self._sorted[at] == wanted, at, -1)
+        at = self._sorted.searchsorted(wanted)
+        at[at == len(self._sorted)] = -1
+        at[self._sorted[at] != wanted] = -1
+        return at
 
     def _find_strings(self, series: pl.Series) -> np.ndarray:
         codes = series.cast(self._enum, strict=False).to_physical()

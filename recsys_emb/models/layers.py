@@ -7,8 +7,8 @@ precision, statistics and logits in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
-from typing import Annotated, Literal
+from functools import cached_property, reduce
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,29 @@ class DeepConfig(ModelConfig):
     batch_norm: bool = Field(False, description="batch normalisation before each activation of the deep network")
 
 
+class Rounded:
+    """A layer's parameters as autocast rounds them, kept from one prediction to the next until they change.
+
+    Few rows are predicted in less time than autocast takes to round the weights again.
+    """
+
+    def __init__(self) -> None:
+        self._parameters: list[Tensor] = []  # held, so that no other tensor can have their addresses
+        self._state: list[Any] = []
+        self._kept: tuple[Tensor, Tensor | None]
+
+    def of(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in ``dtype``."""
+        parameters = [weight] if bias is None else [weight, bias]
+        if any(p.is_inference() for p in parameters):  # nobody counts their changes
+            return weight.to(dtype), None if bias is None else bias.to(dtype)
+        state = [dtype, *((p.data_ptr(), p._version) for p in parameters)]
+        if state != self._state:
+            self._kept = weight.to(dtype), None if bias is None else bias.to(dtype)
+            self._parameters, self._state = parameters, state
+        return self._kept
+
+
 class Linear(nn.Linear):
     """A linear layer that starts from Xavier-normal weights and zero bias, what CTR papers use."""
 
@@ -39,9 +62,15 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_inference_mode_enabled() and torch.is_autocast_enabled(x.device.type):
+            return F.linear(x, *self._rounded.of(self.weight, self.bias, torch.get_autocast_dtype(x.device.type)))
         if pays(x, self.weight):
             return AlignedLinear.apply(x, self.weight, self.bias)
         return super().forward(x)
+
+    @cached_property
+    def _rounded(self) -> Rounded:
+        return Rounded()
 
 
 class Logit(Linear):

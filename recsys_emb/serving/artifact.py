@@ -13,6 +13,7 @@ Nothing is unpickled, and no path is taken from a file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.encoder import Encoder
 from recsys_emb.data.encoding import Encoding
 from recsys_emb.data.folder import checksum
-from recsys_emb.data.frame import to_frame
+from recsys_emb.data.frame import shared_frame, to_frame
 from recsys_emb.data.like import ARTIFACT_MANIFEST, RawRows
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.split import Split
@@ -121,7 +122,7 @@ class Artifact:
         indexes = open_indexes(self.path, self.schema, self.manifest.vocabulary)
         return Encoder(self.schema, self.manifest.rows.dense, indexes)
 
-    def logits(self, frame: Any, batch_size: int | None = None) -> np.ndarray:
+    def logits(self, frame: Any, batch_size: int | None = None, shared: Mapping[str, Any] | None = None) -> np.ndarray:
         """Log-odds of a click, float32 [n], of raw rows with a column per field.
 
         Values that training did not see count as out-of-vocabulary.
@@ -129,12 +130,16 @@ class Artifact:
         Args:
             frame: a polars, pandas or Arrow table, or a dict of columns; columns of other names are not looked at.
             batch_size: rows at a time; that of training when absent.
+            shared: by field, the value that all rows have, a list for a field of lists; such fields have no column.
+                Of a request, what is known of the user, which is encoded once for all candidates.
 
         Raises:
             UserError: a field is missing or of a type that it does not take, a number is not finite or too large, or
                 aligned sequences of a row differ in length.
         """
-        split = self.encoder.encode(to_frame(frame, self.schema))
+        same = None if shared is None else shared_frame(shared, self.schema)
+        rows = to_frame(frame, self.schema, () if same is None else same.columns)
+        split = self.encoder.encode(rows, shared=same)
         infinite = ~split.dense.isfinite()
         if infinite.any():
             row, column = infinite.nonzero()[0].tolist()
@@ -143,7 +148,8 @@ class Artifact:
 
     def predict(self, split: Split, batch_size: int | None = None) -> np.ndarray:
         """Log-odds of a click, float32 [n], of encoded rows (``encoder``); no numbers where a dense value is none."""
-        loader = BatchLoader(split, self.schema, batch_size or self.config.training.batch_size)
+        size = min(batch_size or self.config.training.batch_size, max(len(split), 1))  # a loader allocates for so many
+        loader = BatchLoader(split, self.schema, size)
         return predict(self.model, loader, self.manifest.precision).logits.numpy()
 
 

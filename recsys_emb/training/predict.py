@@ -24,12 +24,14 @@ def predict(
     """Predictions of a split in its stored order, or of any batches; those of other processes come after."""
     device = next(model.parameters()).device
     was_training = model.training
-    model.eval()
+    if was_training:  # setting it takes a model of many parts as long as predicting a few rows
+        model.eval()
     out = Predictions()
     here, there = tee(batches)
     for batch, uploaded in zip(here, on_device(there, device)):
         with autocast(precision, device):
             logits = model(uploaded)
         out.append(logits, batch.labels, batch.weights, batch.groups)
-    model.train(was_training)
+    if was_training:
+        model.train()
     return out.exchanged(world.gather)

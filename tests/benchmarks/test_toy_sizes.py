@@ -110,12 +110,14 @@ def test_preparation_counts_rows(tmp_path: Path) -> None:
 
 
 def test_predictions_of_prepared_rows_raw_rows_and_requests(tmp_path: Path) -> None:
-    arguments = ["--rows", "2000", "--ids", "1000", "--requests", "3", *SMALL]
+    arguments = ["--rows", "2000", "--ids", "1000", "--requests", "3", *SMALL, "--backends", "hash"]
     result, text = run(predict.main, tmp_path / "p.json", *arguments)
     assert [r["way"] for r in result["measured"]] == ["prepared rows", "raw file"]
     assert all(ordered(r["row_us"]) for r in result["measured"])
     assert 0 < result["request_ms"]["p50"] <= result["request_ms"]["p99"]
+    assert result["request_ms_at_a_tenth"]["hash"]["p50"] > 0
     assert "| raw file |" in text
+    assert "| hash |" in text
 
 
 def test_memory_of_a_run_and_an_auc(tmp_path: Path) -> None:

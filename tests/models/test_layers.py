@@ -144,3 +144,24 @@ def test_jagged_softmax_survives_large_scores():
     rows = torch.tensor([0, 0, 2])
     out = jagged_softmax(torch.tensor([1000.0, 999.0, -1000.0]), rows, 3)
     torch.testing.assert_close(out, torch.tensor([0.7310586, 0.2689414, 1.0]))
+
+
+def test_rounded_weights_are_kept_until_the_weights_change():
+    layer, x = Linear(3, 2), torch.randn(4, 3)
+
+    def predicted(inference: bool) -> torch.Tensor:
+        with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return layer(x)
+
+    first = predicted(True)
+    assert first.dtype == torch.bfloat16
+    assert torch.equal(first, predicted(False))
+    with torch.no_grad():
+        layer.weight.add_(1)
+    assert torch.equal(predicted(True), predicted(False))
+    with torch.no_grad():
+        layer.bias.add_(1)
+    assert torch.equal(predicted(True), predicted(False))
+    layer.load_state_dict(Linear(3, 2).state_dict(), assign=True)
+    assert torch.equal(predicted(True), predicted(False))
+    assert not torch.equal(predicted(True), first)

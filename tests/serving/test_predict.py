@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from recsys_emb import cli, load_artifact
 from recsys_emb.data.encode import prepare
+from recsys_emb.data.encoder import FEW
 from recsys_emb.data.ids import Ids
 from recsys_emb.data.options import make_source
 from recsys_emb.data.sources import _files
@@ -270,6 +272,52 @@ def test_tables_of_every_library_are_one(table: tuple[Path, pl.DataFrame]) -> No
     categories["item"] = categories["item"].astype("category")
     for rows in (arrow, stored, stored.to_batches()[0], categories, frame.to_dict(), frame.to_dict(as_series=False)):
         np.testing.assert_array_equal(artifact.logits(rows), expected)
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"user": "u3"},
+        {"user": None, "price": 2},
+        {"user": "who?", "tags": ["t1", "t8", "new"], "price": None},
+        {"history": ["i1", "i2", None], "price": "0.25"},
+        {"history": [], "tags": None, "item": 7},
+        {"user": True, "item": "i1", "price": float("nan")},
+    ],
+)
+def test_values_that_all_rows_share_are_those_of_columns(
+    table: tuple[Path, pl.DataFrame], shared: dict[str, Any]
+) -> None:
+    artifact, rows = load_artifact(table[0]), as_lists(table[1])[:40].to_dict(as_series=False)
+    expected = artifact.logits({**rows, **{field: [value] * 40 for field, value in shared.items()}})
+    candidates = {field: values for field, values in rows.items() if field not in shared}
+    for form in (candidates, pl.DataFrame(candidates), pl.DataFrame(candidates).to_arrow()):
+        np.testing.assert_array_equal(artifact.logits(form, shared={**shared, "no field": object()}), expected)
+
+
+def test_shared_values_that_cannot_be_predicted(table: tuple[Path, pl.DataFrame]) -> None:
+    artifact, rows = load_artifact(table[0]), as_lists(table[1])[:3]
+    bare = rows.drop("price")
+    for frame, shared, message in (
+        (rows, {"price": 1.0}, "field 'price': both shared by all rows and a column of them"),
+        (bare, {}, "the rows have no field 'price'"),
+        (bare, {"price": float("inf")}, "field 'price': inf in row 0"),
+        (bare, {"price": 1e300}, "field 'price': the number in row 0 .* is too large"),
+        (bare, {"price": [1.0]}, "field 'price' is large_list"),
+    ):
+        with pytest.raises(UserError, match=f"^{message}"):
+            artifact.logits(frame, shared=shared)
+
+
+def test_few_rows_and_many_are_encoded_alike(table: tuple[Path, pl.DataFrame]) -> None:
+    """Of few values every one is looked up, of many those that differ."""
+    encoder, rows = load_artifact(table[0]).encoder, as_lists(table[1])
+    rows = rows.with_columns(user=pl.concat([pl.Series([None, "3.0", "3", "True"]), rows["user"][4:]]))
+    many = encoder.encode(pl.concat([rows] * (FEW // len(rows) + 1)))
+    few = encoder.encode(rows)
+    assert torch.equal(many.ids[: len(rows)], few.ids)
+    for name, jagged in few.jagged.items():
+        assert torch.equal(many.jagged[name].values[: len(jagged.values)], jagged.values)
 
 
 @pytest.mark.parametrize(
