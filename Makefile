@@ -57,6 +57,7 @@ bench: install $(if $(PEERS),peers)
 	$(BENCH).lookup
 	$(BENCH).data $(if $(PEERS),--peer fuxictr)
 	$(BENCH).predict --backends hash qr dhe tt_rec unified cce optembed $(if $(PEERS),--peer fuxictr deepctr)
+	$(BENCH).serve
 	$(BENCH).scale
 	$(BENCH).processes
 

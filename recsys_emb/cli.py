@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -337,6 +338,31 @@ def predict(
     else:
         note = f", {done['rejected']} rejected, listed in {out}.rejected.tsv" if done["rejected"] else ""
         print(f"{out}: {done['rows']:,} rows in {done['seconds']:.1f} s ({done['rows_per_second']:,.0f} rows/s){note}")
+
+
+@app.command()
+def serve(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder, or a link to one.", metavar="ARTIFACT")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines, too.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any that is free.")] = 8000,
+    max_body: Annotated[int | None, typer.Option(min=1, help="Bytes of a request's body. Default: 8 MiB.")] = None,
+    max_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a request. Default: 10,000.")] = None,
+    body_seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Within which a body must have come. Default: 10.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that predict a batch.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Answer HTTP requests with an artifact's predictions, until Ctrl-C or SIGTERM."""
+    from recsys_emb.serving.server.limits import Limits
+
+    try:
+        from recsys_emb.serving.server.run import run_server
+    except ModuleNotFoundError as error:
+        raise UserError(f"serve needs {error.name}; install recsys_emb[serve]") from None
+    given: dict[str, Any] = {"body_bytes": max_body, "rows": max_rows, "body_seconds": body_seconds}
+    limits = replace(Limits(), **{name: value for name, value in given.items() if value is not None})
+    run_server(artifact, host, port, limits, device, threads, lambda at: print(f"{artifact}: {at}", flush=True))
 
 
 @app.command()

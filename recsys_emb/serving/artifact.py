@@ -137,6 +137,10 @@ class Artifact:
             UserError: a field is missing or of a type that it does not take, a number is not finite or too large, or
                 aligned sequences of a row differ in length.
         """
+        return self.predict(self.encode(frame, shared), batch_size)
+
+    def encode(self, frame: Any, shared: Mapping[str, Any] | None = None) -> Split:
+        """Raw rows as ``predict`` takes them. Arguments and errors as in ``logits``."""
         same = None if shared is None else shared_frame(shared, self.schema)
         rows = to_frame(frame, self.schema, () if same is None else same.columns)
         split = self.encoder.encode(rows, shared=same)
@@ -144,7 +148,7 @@ class Artifact:
         if infinite.any():
             row, column = infinite.nonzero()[0].tolist()
             raise UserError(f"field {self.schema.dense[column]!r}: the number in row {row} (from 0) is too large")
-        return self.predict(split, batch_size)
+        return split
 
     def predict(self, split: Split, batch_size: int | None = None) -> np.ndarray:
         """Log-odds of a click, float32 [n], of encoded rows (``encoder``); no numbers where a dense value is none."""

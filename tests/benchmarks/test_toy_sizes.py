@@ -120,6 +120,16 @@ def test_predictions_of_prepared_rows_raw_rows_and_requests(tmp_path: Path) -> N
     assert "| hash |" in text
 
 
+def test_requests_of_clients_over_http(tmp_path: Path) -> None:
+    serve = pytest.importorskip("benchmarks.serve")
+    sizes = ["--rows", "2000", "--ids", "1000", "--clients", "1", "3", "--seconds", "0.2", *SMALL]
+    result, text = run(serve.main, tmp_path / "h.json", *sizes)
+    kinds = ["application/vnd.apache.arrow.stream", "application/json"]
+    assert [(r["body"], r["clients"]) for r in result["measured"]] == [(kind, n) for kind in kinds for n in (1, 3)]
+    assert all(0 < r["p50_ms"] <= r["p99_ms"] and r["requests_per_second"] > 0 for r in result["measured"])
+    assert "| application/json | 3 |" in text
+
+
 def test_memory_of_a_run_and_an_auc(tmp_path: Path) -> None:
     arguments = ["--ids", "2000", "--optimizers", "adam", "--steps", "2", "--auc-rows", "1000", *SMALL]
     result, text = run(scale.main, tmp_path / "s.json", *arguments)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recsys_emb.data.encode import prepare
+from recsys_emb.data.split import Jagged, Split, concatenated
 from recsys_emb.data.store import NpyWriter, open_dataset
 from recsys_emb.errors import UserError
 from tests.data.memory_source import random_rows, source_of
@@ -119,3 +120,22 @@ def test_a_folder_of_the_format_before_is_refused_in_one_line(folder: Path) -> N
     (folder / "dataset.json").write_text(json.dumps({**manifest, "format_version": 1}))
     with pytest.raises(UserError, match=r"was prepared as format 1, this version reads 2; prepare it again"):
         open_dataset(folder)
+
+
+def test_splits_one_after_another_are_the_rows_of_all() -> None:
+    def split(rows: list[list[int]]) -> Split:
+        """Each row's number as its id, and its tags."""
+        tags = Jagged(
+            torch.tensor([v for row in rows for v in row], dtype=torch.int32),
+            torch.tensor(np.cumsum([0, *map(len, rows)])),
+        )
+        ids = torch.tensor([[len(row)] for row in rows], dtype=torch.int32).view(-1, 1)
+        return Split("input", torch.zeros(len(rows), dtype=torch.uint8), None, ids.float(), ids, {"tags": tags})
+
+    parts = [[[4, 5], [], [6]], [], [[7, 8, 9]], [[]]]
+    joined, expected = concatenated([split(part) for part in parts]), split([row for part in parts for row in part])
+    assert len(joined) == 5
+    assert torch.equal(joined.ids, expected.ids)
+    assert torch.equal(joined.dense, expected.dense)
+    assert torch.equal(joined.jagged["tags"].values, expected.jagged["tags"].values)
+    assert torch.equal(joined.jagged["tags"].offsets, expected.jagged["tags"].offsets)

@@ -1,0 +1,1 @@
+"""An artifact behind HTTP: ``recsys-emb serve``. Needs the extra ``serve``."""
