@@ -206,6 +206,34 @@ def evaluate(
         Console().print(metrics_table(figures, run))
 
 
+@app.command()
+def importance(
+    run: Annotated[Path, typer.Argument(help="A run folder or an artifact.", metavar="RUN_OR_ARTIFACT")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "valid",
+    data: Annotated[Path | None, typer.Option(help="Another prepared dataset with the same vocabularies.")] = None,
+    permutations: Annotated[int, typer.Option(min=1, help="Of each field.")] = 5,
+    rows: Annotated[int, typer.Option(min=2, help="Rows of the split, drawn at random.")] = 100_000,
+    out: Annotated[Path | None, typer.Option(help="HTML page to write, with a plot.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What each field is worth to a model: AUC lost when its values change rows, beside its bytes."""
+    from recsys_emb.data.cli import show_progress
+    from recsys_emb.report.importance_page import importance_page, importance_table
+    from recsys_emb.serving import field_importance
+
+    with show_progress(quiet=as_json) as report:
+        done = None if report is None else lambda now, all_of: report("permuting", now, all_of)
+        figures = field_importance(run, split, data, permutations, rows, done)
+    if out is not None:
+        importance_page(figures, run, out)
+    if as_json:
+        _print_json(figures)
+    else:
+        Console().print(importance_table(figures, run))
+        if out is not None:
+            print(f"The page with the plot: {out}")
+
+
 def _evaluate_input(artifact: Path, input: Path, by: list[str], max_rejected: float, as_json: bool) -> None:
     from recsys_emb.data.cli import show_progress
     from recsys_emb.data.sources.base import Note

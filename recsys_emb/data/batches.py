@@ -235,7 +235,7 @@ class BatchLoader:
     def _jagged(self, field: CategoricalField | SequenceField, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Values int64 [m] and lengths int64 [B] of the rows. Raises UserError on what no preparation writes."""
         try:
-            values, lengths = _take_jagged(self.split.jagged[field.name], rows)
+            values, lengths = take_jagged(self.split.jagged[field.name], rows)
         except (IndexError, RuntimeError):
             raise self._beyond(field.name) from None
         size = self.schema.vocabularies[field.vocabulary]
@@ -264,7 +264,7 @@ def _take(array: Tensor, rows: Tensor | slice) -> Tensor:
     return array[rows].clone() if isinstance(rows, slice) else array.index_select(0, rows)
 
 
-def _take_jagged(field: Jagged, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+def take_jagged(field: Jagged, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
     """Values int64 [m] and lengths int64 [B] of the rows."""
     if isinstance(rows, slice):
         bounds = field.offsets[rows.start : rows.stop + 1]

@@ -14,13 +14,17 @@ from recsys_emb.data.like import how_to_prepare_like
 from recsys_emb.data.options import make_source
 from recsys_emb.data.rejects import RejectLog
 from recsys_emb.data.schema import OOV_ID
+from recsys_emb.data.store import EncodedDataset
 from recsys_emb.data.unknown import UnknownValues
 from recsys_emb.errors import UserError
 from recsys_emb.files import write_json
-from recsys_emb.serving.artifact import REPORT, Artifact
+from recsys_emb.serving.artifact import REPORT, Artifact, is_artifact, load_artifact
 from recsys_emb.serving.raw_rows import RowsDone, Scored, score
 from recsys_emb.training import metrics, runtime
+from recsys_emb.training.importance import Done, importance
 from recsys_emb.training.metrics import Predictions
+from recsys_emb.training.run import restore
+from recsys_emb.training.run_dir import load_run
 from recsys_emb.training.stage_runner import predict_split
 from recsys_emb.training.task import task_of
 
@@ -38,13 +42,7 @@ def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None
     Raises:
         UserError: no dataset there, or one with other fields.
     """
-    path = data or artifact.config.data.path
-    if data is None and not path.exists():
-        raise UserError(f"{artifact.path}: its dataset {path} is not on this machine; pass --data DIR")
-    dataset = artifact.config.data.open(path)
-    if wrong := artifact.encoding.difference(dataset.encoding):
-        how = how_to_prepare_like(artifact.path)
-        raise UserError(f"{dataset.path} was not prepared like {artifact.path}: {wrong}; {how}")
+    dataset = dataset_of(artifact, data)
     runtime.configure(artifact.config.seed, artifact.manifest.precision)
     predicted = predict_split(artifact.model, dataset, split, artifact.config, artifact.manifest.precision)
     task = task_of(artifact.config)
@@ -53,6 +51,57 @@ def evaluate_artifact(artifact: Artifact, split: str = "test", data: Path | None
         write_json(artifact.path / REPORT, {**artifact.report, **figures})
     about = {"split": split, "unknown_share": dataset.unknown_share(split)}
     return {"artifact": str(artifact.path), **about, **figures}
+
+
+def dataset_of(artifact: Artifact, data: Path | None = None) -> EncodedDataset:
+    """The dataset of the run that the artifact was made from, or ``data``, one that was prepared alike.
+
+    Raises:
+        UserError: no dataset there, or one with other fields.
+    """
+    path = data or artifact.config.data.path
+    if data is None and not path.exists():
+        raise UserError(f"{artifact.path}: its dataset {path} is not on this machine; pass --data DIR")
+    dataset = artifact.config.data.open(path)
+    if wrong := artifact.encoding.difference(dataset.encoding):
+        how = how_to_prepare_like(artifact.path)
+        raise UserError(f"{dataset.path} was not prepared like {artifact.path}: {wrong}; {how}")
+    return dataset
+
+
+def field_importance(
+    path: Path,
+    split: str = "valid",
+    data: Path | None = None,
+    permutations: int = 5,
+    rows: int | None = 100_000,
+    done: Done | None = None,
+) -> dict[str, Any]:
+    """Permutation importance of the fields of a run or an artifact (training/importance.py).
+
+    Args:
+        path: of a run or an artifact.
+        split: ``train``, ``valid`` or ``test``.
+        data: a prepared dataset with the same fields; the run's own when absent.
+        permutations: of each field.
+        rows: so many of the split's; None for all.
+        done: told of the progress.
+
+    Raises:
+        UserError: no run or artifact, no dataset there, or one with other fields.
+    """
+    if is_artifact(path):
+        artifact = load_artifact(path)
+        dataset, config = dataset_of(artifact, data), artifact.config
+        model, precision = artifact.model, artifact.manifest.precision
+    else:
+        run = load_run(path)
+        dataset, config = run.open_dataset(data), run.config
+        model, precision = restore(run)
+    runtime.configure(config.seed, precision)
+    size, chosen = config.training.batch_size, dataset.split(split)
+    found = importance(model, dataset.schema, chosen, size, precision, permutations, rows, config.seed, done)
+    return {"path": str(path), "split": split, **found}
 
 
 def evaluate_input(
