@@ -11,7 +11,7 @@ from rich.table import Table
 
 from recsys_emb.files import write_text
 from recsys_emb.report import html
-from recsys_emb.report.figure import finish, new_axes, plain, shortened, styled, svg
+from recsys_emb.report.figure import INK, finish, new_axes, plain, shortened, styled, svg
 from recsys_emb.report.intervals import Z95
 from recsys_emb.sizes import MB, human_bytes
 
@@ -57,7 +57,8 @@ def importance_plot(figures: Mapping[str, Any]) -> Axes:
     (ax,) = new_axes(height=0.9 + 0.18 * len(rows))
     with styled():
         at = range(len(rows))
-        ax.barh(at, [r["auc_lost"] for r in rows], xerr=[Z95 * r["stderr"] for r in rows], color="#4477aa", height=0.7)
+        reach = [Z95 * r["stderr"] for r in rows]
+        ax.barh(at, [r["auc_lost"] for r in rows], xerr=reach, color="#4477aa", ecolor=INK, height=0.7)
         ax.set_yticks(at, [plain(shortened(r["field"])) for r in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set_xlabel("AUC lost")
