@@ -43,14 +43,19 @@ def transform(frame: pl.DataFrame, columns: Sequence[DenseColumn | FittedDense])
     return transformed([frame[c.name] for c in columns], columns, len(frame))
 
 
-def transformed(numbers: Sequence[pl.Series], columns: Sequence[DenseColumn | FittedDense], rows: int) -> np.ndarray:
-    """As ``transform``, of columns of numbers; one of a single value stands for as many as there are ``rows``.
+def transformed(
+    numbers: Sequence[pl.Series | float], columns: Sequence[DenseColumn | FittedDense], rows: int
+) -> np.ndarray:
+    """As ``transform``, of columns of numbers; a number, or a column of one, stands for as many as there are ``rows``.
 
     Without polars' expressions, which take longer to start than the few values of a request.
     """
     values = np.empty((rows, len(columns)))
     for position, column in enumerate(numbers):
-        values[:, position] = (column if column.dtype in _PLAIN else column.cast(pl.Float64)).to_numpy()
+        if isinstance(column, pl.Series):
+            values[:, position] = (column if column.dtype in _PLAIN else column.cast(pl.Float64)).to_numpy()
+        else:
+            values[:, position] = column
     logs = [position for position, c in enumerate(columns) if c.transform == "log1p"]
     if logs:
         # log(1 + |x|) and log1p(|x|) differ by less than float32 resolves, and the first is much faster.

@@ -53,14 +53,17 @@ class Encoder:
         return cls(schema, [FittedDense.model_validate(d) for d in dataset.manifest["dense"]], indexes)
 
     def encode(
-        self, frame: pl.DataFrame, labels: np.ndarray | None = None, shared: pl.DataFrame | None = None
+        self,
+        frame: pl.DataFrame,
+        labels: np.ndarray | None = None,
+        shared: Mapping[str, pl.Series | float] | None = None,
     ) -> Split:
         """The rows of ``Block.frame``, or of a frame of a user, as a split that ``BatchLoader`` reads.
 
         Args:
             frame: a column per field, of the types in column_types.py; others are not looked at.
             labels: uint8 [n]; 0 when not given.
-            shared: one row, of fields that have the same value in all n rows; they are encoded once.
+            shared: fields that have the same value in all n rows, encoded once (``shared_columns``).
 
         Returns:
             The split; dense values too large for the model are infinite.
@@ -69,24 +72,26 @@ class Encoder:
             UserError: a field of the dataset is no column of ``frame`` or of a type that it does not take, a dense
                 value is no finite number, or aligned sequences of a row differ in length.
         """
-        columns = {column.name: column for part in (frame, shared) if part is not None for column in part.get_columns()}
+        columns: dict[str, pl.Series | float] = {column.name: column for column in frame.get_columns()}
+        columns |= shared or {}
         check_fields(self.schema, columns)
         n = len(frame)
         dense = self._numbers(columns, n)
         hashed = self.schema.ids == "hash64"
         ids = np.empty((n, len(self.schema.single_valued)), dtype=np.int64 if hashed else np.int32)
         for position, field in enumerate(self.schema.single_valued):
-            ids[:, position] = self._ids(field.vocabulary, canonical(columns[field.name]))
+            ids[:, position] = self._ids(field.vocabulary, columns[field.name])
+        lists = {f.name: column for f in self.schema.jagged if isinstance(column := columns[f.name], pl.Series)}
         jagged = {}
         limits = {f.name: f.max_length for f in self.schema.sequences}
         for other in self.schema.jagged:
-            flat, lengths = flatten(columns[other.name], limits.get(other.name))
-            values = self._ids(other.vocabulary, flat)
+            flat, lengths = flatten(lists[other.name], limits.get(other.name))
+            values = self._series_ids(other.vocabulary, flat)
             if len(lengths) != n:
                 values, lengths = np.tile(values, n), np.tile(lengths, n)
             offsets = np.concatenate([[0], np.cumsum(lengths)])
             jagged[other.name] = Jagged(torch.from_numpy(values), torch.from_numpy(offsets.astype(np.int64)))
-        check_aligned(self.schema.sequences, columns)
+        check_aligned(self.schema.sequences, lists)
         clicks = np.zeros(n, dtype=np.uint8) if labels is None else labels
         return Split(
             name="input",
@@ -108,24 +113,29 @@ class Encoder:
         hashed = ValueIndex(None, HASHED_IDS, self._indexes[field.vocabulary].integers)
         return hashed.ids(distinct)[codes]
 
-    def _numbers(self, columns: Mapping[str, pl.Series], n: int) -> np.ndarray:
+    def _numbers(self, columns: Mapping[str, pl.Series | float], n: int) -> np.ndarray:
         """float64 [n, Nd] of the dense fields, transformed, NaN where missing."""
-        numbers = []
+        numbers: list[pl.Series | float] = []
         for field in self._dense:
             column = columns[field.name]
-            if not column.dtype.is_float() and not column.dtype.is_integer():
+            if isinstance(column, pl.Series) and not column.dtype.is_float() and not column.dtype.is_integer():
                 check_type("dense", column.dtype, f"field {field.name!r}")
                 column, wrong = read_numbers(column)
-                _refuse(columns[field.name], wrong.to_numpy())
+                _refuse(field.name, columns[field.name], wrong.to_numpy())
             numbers.append(column)
         values = transformed(numbers, self._dense, n)
         infinite = np.isinf(values)
         if infinite.any():
             for position, field in enumerate(self._dense):
-                _refuse(columns[field.name], infinite[:, position])
+                _refuse(field.name, columns[field.name], infinite[:, position])
         return values
 
-    def _ids(self, vocabulary: str, values: pl.Series) -> np.ndarray:
+    def _ids(self, vocabulary: str, values: pl.Series | float) -> np.ndarray | int:
+        if isinstance(values, pl.Series):
+            return self._series_ids(vocabulary, canonical(values))
+        return self._indexes[vocabulary].id_of(int(values))
+
+    def _series_ids(self, vocabulary: str, values: pl.Series) -> np.ndarray:
         index = self._indexes[vocabulary]
         if len(values) <= FEW:
             return index.ids(spelled(values))
@@ -137,7 +147,8 @@ FEW = 1 << 10
 """Values that are found sooner one by one than after a search for those that are equal."""
 
 
-def _refuse(column: pl.Series, wrong: np.ndarray) -> None:
+def _refuse(field: str, column: pl.Series | float, wrong: np.ndarray) -> None:
     if wrong.any():
         row = int(wrong.argmax())
-        raise UserError(f"field {column.name!r}: {column[row]!r} in row {row} (from 0) is not a finite number")
+        value = column[row] if isinstance(column, pl.Series) else column
+        raise UserError(f"field {field!r}: {value!r} in row {row} (from 0) is not a finite number")

@@ -143,6 +143,10 @@ class FingerprintIndex:
         hashed = ValueIndex(None, self.size, self.integers).ids(values)
         return self.of_hashes(hashed.view(np.uint64))
 
+    def id_of(self, value: int) -> int:
+        """What ``ids`` gives an integer of 64 bits."""
+        return int(self.ids(pa.array([value], pa.int64()))[0])
+
     def of_hashes(self, hashes: np.ndarray) -> np.ndarray:
         """int32 ids [n] of uint64 hashes."""
         found = self.entries.get(hashes)

@@ -23,7 +23,7 @@ def to_frame(rows: Any, schema: DatasetSchema, shared: Collection[str] = ()) -> 
     Args:
         rows: a polars, pandas or Arrow table, or a dict of columns.
         schema: the fields.
-        shared: fields that have one value for all rows, and no column (``shared_frame``).
+        shared: fields that have one value for all rows, and no column (``shared_columns``).
 
     Raises:
         UserError: no table, a field without a column or with one that it should not have, or an Arrow column of a type
@@ -48,9 +48,22 @@ def to_frame(rows: Any, schema: DatasetSchema, shared: Collection[str] = ()) -> 
     return _frame({field: rows[field] for field, _ in wanted})
 
 
-def shared_frame(shared: Mapping[str, Any], schema: DatasetSchema) -> pl.DataFrame:
-    """One row of those values that belong to fields. Raises UserError when a value cannot be in a column."""
-    return _frame({field: [shared[field]] for field, _ in roles(schema) if field in shared})
+def shared_columns(shared: Mapping[str, Any], schema: DatasetSchema) -> dict[str, pl.Series | float]:
+    """Those values that belong to fields, each as a column of one; plain numbers, which are common, as they are.
+
+    Raises:
+        UserError: a value cannot be in a column.
+    """
+    plain = {name: shared[name] for name, role in roles(schema) if name in shared and _is_plain(shared[name], role)}
+    others = [name for name, _ in roles(schema) if name in shared and name not in plain]
+    columns = _frame({name: [shared[name]] for name in others}).get_columns() if others else []
+    return plain | {column.name: column for column in columns}
+
+
+def _is_plain(value: Any, role: Role) -> bool:
+    if type(value) is int:
+        return role in ("dense", "categorical") and -(2**63) <= value < 2**63
+    return type(value) is float and role == "dense"
 
 
 def _frame(columns: dict[str, Any]) -> pl.DataFrame:

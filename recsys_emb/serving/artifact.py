@@ -28,7 +28,7 @@ from recsys_emb.data.batches import BatchLoader
 from recsys_emb.data.encoder import Encoder
 from recsys_emb.data.encoding import Encoding
 from recsys_emb.data.folder import checksum
-from recsys_emb.data.frame import shared_frame, to_frame
+from recsys_emb.data.frame import shared_columns, to_frame
 from recsys_emb.data.like import ARTIFACT_MANIFEST, RawRows
 from recsys_emb.data.schema import DatasetSchema
 from recsys_emb.data.split import Split
@@ -141,8 +141,8 @@ class Artifact:
 
     def encode(self, frame: Any, shared: Mapping[str, Any] | None = None) -> Split:
         """Raw rows as ``predict`` takes them. Arguments and errors as in ``logits``."""
-        same = None if shared is None else shared_frame(shared, self.schema)
-        rows = to_frame(frame, self.schema, () if same is None else same.columns)
+        same = None if shared is None else shared_columns(shared, self.schema)
+        rows = to_frame(frame, self.schema, same or ())
         split = self.encoder.encode(rows, shared=same)
         infinite = ~split.dense.isfinite()
         if infinite.any():

@@ -33,6 +33,17 @@ def test_ids_of_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "stored", [pa.array([7, -2, 2**62, 5]), pa.array(["7", "-2", "x", "5"], pa.large_string()), None]
+)
+def test_the_id_of_one_integer_is_that_of_a_column(tmp_path: Path, stored: pa.Array | None) -> None:
+    index = ValueIndex(None if stored is None else written(tmp_path / "v.arrow", stored), 5)
+    integers = [7, -2, 5, 6, 2**62, 2**63 - 1, -(2**63)]
+    assert [index.id_of(value) for value in integers] == index.ids(pa.array(integers)).tolist()
+    if stored is not None:
+        assert [index.id_of(value) for value in integers[:4]] == [1, 2, 4, 0]
+
+
+@pytest.mark.parametrize(
     ("array", "message"),
     [
         (strings([0, 1, 2**60, 2], b"ab"), "damaged vocabulary"),

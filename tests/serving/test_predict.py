@@ -283,6 +283,8 @@ def test_tables_of_every_library_are_one(table: tuple[Path, pl.DataFrame]) -> No
         {"history": ["i1", "i2", None], "price": "0.25"},
         {"history": [], "tags": None, "item": 7},
         {"user": True, "item": "i1", "price": float("nan")},
+        {"user": 3, "item": 2**63, "price": 2**70},
+        {"user": -1, "price": -0.5},
     ],
 )
 def test_values_that_all_rows_share_are_those_of_columns(
@@ -304,6 +306,7 @@ def test_shared_values_that_cannot_be_predicted(table: tuple[Path, pl.DataFrame]
         (bare, {"price": float("inf")}, "field 'price': inf in row 0"),
         (bare, {"price": 1e300}, "field 'price': the number in row 0 .* is too large"),
         (bare, {"price": [1.0]}, "field 'price' is large_list"),
+        (rows.drop("tags"), {"tags": 3}, "field 'tags' is int64; multi_valued takes lists"),
     ):
         with pytest.raises(UserError, match=f"^{message}"):
             artifact.logits(frame, shared=shared)
