@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from recsys_emb.data.frame import roles
 from recsys_emb.errors import UserError
 from recsys_emb.serving.artifact import Artifact, load_artifact
 from recsys_emb.serving.server.metrics import Metrics
@@ -46,7 +47,8 @@ class Holder:
 
     def _load(self) -> Artifact:
         artifact = load_artifact(self._path.resolve(), self._device)
-        _ = artifact.encoder  # reads the vocabularies, which the first request need not wait for
+        # A row of missing values reads the vocabularies and imports what the first request need not wait for.
+        artifact.logits({name: [None] for name, _ in roles(artifact.schema)})
         return artifact
 
     def _use(self, artifact: Artifact) -> None:
