@@ -18,12 +18,12 @@ from torch import Tensor
 
 from recsys_emb.data.batches import BatchLoader, take_jagged
 from recsys_emb.data.schema import DatasetSchema
-from recsys_emb.data.store import Jagged, Split
+from recsys_emb.data.split import Jagged, Split
 from recsys_emb.embeddings.base import EmbeddingBackend
 from recsys_emb.errors import UserError
 from recsys_emb.models.base import CTRModel
 from recsys_emb.training import metrics
-from recsys_emb.training.trainer import predict
+from recsys_emb.training.predict import predict
 
 Done = Callable[[int, int], None]
 """Told how many of how many predictions of all rows are done."""

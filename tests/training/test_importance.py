@@ -14,7 +14,8 @@ from recsys_emb.config import parse_config
 from recsys_emb.data.encode import prepare
 from recsys_emb.data.options import make_source
 from recsys_emb.data.schema import CategoricalField, DatasetSchema, SequenceField
-from recsys_emb.data.store import Jagged, Split, open_dataset
+from recsys_emb.data.split import Jagged, Split
+from recsys_emb.data.store import open_dataset
 from recsys_emb.errors import UserError
 from recsys_emb.serving import field_importance, load_artifact, write_artifact
 from recsys_emb.training.importance import bytes_of_tables, moved_together, permuted, selected
