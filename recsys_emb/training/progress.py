@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from types import TracebackType
 
@@ -65,3 +66,8 @@ class TerminalReporter:
 
     def warn(self, message: str) -> None:
         self.console.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def reporter_of(title: str, silent: bool) -> AbstractContextManager[Silent | TerminalReporter]:
+    """What shows a training under this title, or nothing; use as a context."""
+    return nullcontext(Silent()) if silent else TerminalReporter(title)
