@@ -33,7 +33,8 @@ class DeepConfig(ModelConfig):
 class Rounded:
     """A layer's parameters as autocast rounds them, kept from one prediction to the next until they change.
 
-    Few rows are predicted in less time than autocast takes to round the weights again.
+    Few rows are predicted in less time than autocast takes to round the weights again. Only for parameters that are not
+    trained any more: torch does not count the changes that a fused optimizer makes.
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,8 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_inference_mode_enabled() and torch.is_autocast_enabled(x.device.type):
+        served = torch.is_inference_mode_enabled() and not self.weight.requires_grad
+        if served and torch.is_autocast_enabled(x.device.type):
             return F.linear(x, *self._rounded.of(self.weight, self.bias, torch.get_autocast_dtype(x.device.type)))
         if pays(x, self.weight):
             return AlignedLinear.apply(x, self.weight, self.bias)

@@ -184,7 +184,7 @@ def load_artifact(path: str | Path, device: str = "auto") -> Artifact:
     stored = _load(path / EMBEDDING, backend.state_dict())
     backend.load_state_dict(stored, assign=True)
     model.load_state_dict(_load(path / DENSE, model.dense_state()), strict=False)
-    return Artifact(path, manifest, config, model.to(runtime.pick_device(device)).eval())
+    return Artifact(path, manifest, config, model.to(runtime.pick_device(device)).eval().requires_grad_(False))
 
 
 def stored_files(schema: DatasetSchema, form: VocabularyForm) -> list[str]:

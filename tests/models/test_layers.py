@@ -146,8 +146,24 @@ def test_jagged_softmax_survives_large_scores():
     torch.testing.assert_close(out, torch.tensor([0.7310586, 0.2689414, 1.0]))
 
 
+def test_predictions_between_steps_are_those_of_the_present_weights():
+    """A fused optimizer changes weights without a trace in their version."""
+    layer, x = Linear(8, 8), torch.randn(4, 8)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)
+    seen = []
+    for _ in range(3):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            seen.append(layer(x).clone())
+        expected = x.bfloat16() @ layer.weight.detach().bfloat16().t() + layer.bias.detach().bfloat16()
+        torch.testing.assert_close(seen[-1], expected, rtol=0.02, atol=0.02)
+        layer(x).sum().backward()
+        optimizer.step()
+    assert not torch.allclose(seen[0], seen[1], atol=0.1)
+    assert not torch.allclose(seen[1], seen[2], atol=0.1)
+
+
 def test_rounded_weights_are_kept_until_the_weights_change():
-    layer, x = Linear(3, 2), torch.randn(4, 3)
+    layer, x = Linear(3, 2).requires_grad_(False), torch.randn(4, 3)
 
     def predicted(inference: bool) -> torch.Tensor:
         with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
