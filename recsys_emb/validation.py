@@ -21,7 +21,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     key = ".".join([prefix, *path] if prefix else path)
     where = f"{key}: " if key else ""
     if first["type"] == "extra_forbidden":
-        keys = list(_section(model, path[:-1]).model_fields)
+        keys = [field.alias or name for name, field in _section(model, path[:-1]).model_fields.items()]
         close = difflib.get_close_matches(path[-1], keys, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         return f"{where}unknown key{hint}; allowed: {', '.join(keys) or 'none'}"

@@ -71,6 +71,7 @@ def append(
         raise UserError(f"--min-count, --decay: {path} has hash64 ids, which keep no counts; leave them out")
     name = name or _named_after(input)
     source = make_source(known.manifest["source"], input, options=options, base=known.manifest["options"])
+    source.files()  # refuses an input that is not there before its name is judged
     with sole_writer(path / PARTS, "a part of this dataset"):
         for left in (path / PARTS).glob("*.partial"):
             shutil.rmtree(left)  # of an append that was killed

@@ -31,7 +31,7 @@ from recsys_emb.serving.exports.onnx_file import to_onnx
 from recsys_emb.serving.exports.pt2_file import to_torch
 from recsys_emb.serving.exports.torchrec_folder import to_torchrec
 from recsys_emb.training.run_dir import RunDir
-from tests.serving.export_cases import BACKENDS, HASHED, HASHING, METHODS, SCHEMA, model_of, served, trained
+from tests.serving.export_cases import BACKENDS, FALLING, HASHED, HASHING, METHODS, SCHEMA, model_of, served, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.ao.quantization, and in torch.onnx
 
@@ -66,6 +66,14 @@ def agree(model: ByField, logits: Callable[[Inputs], Tensor]) -> None:
 @pytest.mark.parametrize("name", ["full", "multi_hash", "optembed", "pq", "prune"])
 def test_torch_exports(name: str, tmp_path: Path) -> None:
     model = model_of("deepfm", served("deepfm", name, {}))
+    agree(model, to_torch(model, {}, tmp_path / "m.pt2").logits)
+
+
+def test_torch_exports_of_codes_where_all_tables_are_kept(tmp_path: Path) -> None:
+    """Its codes and codebooks are empty arrays, two of one address."""
+    form = compress(trained("deepfm", "full", {}).eval(), "pq", 0.9, FALLING)
+    assert sum(not tensor.numel() for tensor in form.buffers()) == 2
+    model = model_of("deepfm", form)
     agree(model, to_torch(model, {}, tmp_path / "m.pt2").logits)
 
 
