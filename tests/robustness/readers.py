@@ -29,6 +29,7 @@ from recsys_emb.training.checkpoint import Checkpoints, load_tensors
 from recsys_emb.training.progress import Silent
 from recsys_emb.training.run import train
 from recsys_emb.training.run_dir import load_run
+from recsys_emb.training.task import ClickThrough
 from tests.robustness.damage import Damage, damaged
 from tests.robustness.texts import criteo_text, read_criteo, read_table, table_text
 
@@ -163,6 +164,7 @@ def dataset(scratch: Path) -> Reader:
             opened = open_dataset(folder.path)
             rows = 0
             for split in SPLITS:
+                ClickThrough().check(opened.split(split))
                 for batch in BatchLoader(opened.split(split), opened.schema, 16):
                     rows += len(batch)
                     fields = {f.name: f.vocabulary for f in opened.schema.embedded}

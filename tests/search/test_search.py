@@ -100,6 +100,7 @@ def test_a_search_under_a_budget(make_search: MakeSearch, tmp_path: Path) -> Non
     best_trial = max((r for r in complete if not r["enqueued"]), key=lambda r: r["auc"])
     assert tested == {best_trial["run"]} | {r["run"] for r in complete if r["enqueued"]}
     best = load_config(out / "best.yaml")
+    best = best.at_state_of(best.data.open())
     assert best == load_run(out / winner["run"]).config
     report = load_run(out / winner["run"]).report
     assert summary["winner"]["test"]["auc"] == report["auc"]

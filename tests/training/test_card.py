@@ -174,7 +174,7 @@ def costs_of_steps(config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPa
     ("model", "backend"),
     [
         *(("fm", name) for name in backend_registry.names()),
-        *((name, "full") for name in model_registry.names() if name not in ("fm", "din")),
+        *((name, "full") for name in model_registry.names() if name not in ("fm", "bst", "dien", "din")),
     ],
 )
 def test_a_step_hardly_waits_or_uploads_however_many_fields_there_are(

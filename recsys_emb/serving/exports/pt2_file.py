@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from recsys_emb.serving.exports.by_field import ByField, inputs_of, random_rows
@@ -19,16 +18,8 @@ ABOUT = "about.json"
 
 def to_torch(model: ByField, about: dict[str, Any], path: Path) -> Exported:
     """Writes ``path``; ``torch.export.load(path).module()(inputs)`` gives logits float32 [B]."""
-    _part_empty(model)
     torch.export.save(traced(model), path, extra_files={ABOUT: json.dumps(about)})
     return Exported(torch.export.load(path).module(), {"torch": torch.__version__})
-
-
-def _part_empty(model: nn.Module) -> None:
-    """Gives each empty array a place of its own: torch takes those at one address for views of one another."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if not tensor.numel():
-            tensor.data = torch.empty(1, dtype=tensor.dtype, device=tensor.device)[:0].view(tensor.shape)
 
 
 def traced(model: ByField) -> ExportedProgram:

@@ -60,9 +60,9 @@ def pointers_by_hand(rows: PointedRows) -> list[list[np.ndarray]]:
 
 def test_pointers_that_are_filled_some_at_a_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(700, 5), (3, 2)]  # of 10 and of 2 bits
-    whole = PointedRows([1000, 301], rows, 2, seed=1)
+    whole = PointedRows([1000, 301], rows, 2, seed=1, device=None)
     monkeypatch.setattr(_pointers, "AT_ONCE", 64)
-    parts = PointedRows([1000, 301], rows, 2, seed=1)
+    parts = PointedRows([1000, 301], rows, 2, seed=1, device=None)
     assert torch.equal(parts.stream, whole.stream)
     assert len(whole.stream.unique()) > 100
 
