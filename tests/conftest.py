@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from recsys_emb.data.encode import prepare
@@ -35,3 +37,12 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("RECSYS_EMB_DATA is not set: no real data to test on")
     return Path(folder)
+
+
+@pytest.fixture
+def exact_products() -> Iterator[None]:
+    """For comparisons with other programs: a training in bf16 lets fp32 products round on processors with AMX."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)

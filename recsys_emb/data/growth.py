@@ -20,7 +20,7 @@ from recsys_emb.data.vocabulary import (
     ranked_values,
     read_integers,
     read_values,
-    write_vocabulary,
+    write_vocabularies,
 )
 from recsys_emb.errors import UserError
 
@@ -63,13 +63,7 @@ class GrownIds:
 
     def write(self, folder: Path) -> int:
         """Writes ``vocabularies/`` and ``counts/``, old ids and new ones; returns the bytes of the first."""
-        for sub in ("vocabularies", "counts"):
-            (folder / sub).mkdir()
-        for name, vocabulary in self._vocabularies.items():
-            np.save(folder / "counts" / f"{name}.npy", vocabulary.counts)
-        return sum(
-            write_vocabulary(folder / "vocabularies" / f"{n}.arrow", v.values) for n, v in self._vocabularies.items()
-        )
+        return write_vocabularies(folder, self._vocabularies)
 
 
 class GrownVocabulary:

@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys_emb.data.like import Reference
 from recsys_emb.data.schema import HASHED_IDS
-from recsys_emb.data.vocabulary import ValueIndex, ValueSpool, Vocabulary, hashed_block_ids, write_vocabulary
+from recsys_emb.data.vocabulary import ValueIndex, ValueSpool, Vocabulary, hashed_block_ids, write_vocabularies
 
 Ids = Literal["vocabulary", "hash64"]
 
@@ -67,15 +67,7 @@ class FittedIds:
 
     def write(self, folder: Path) -> int:
         """Writes ``vocabularies/`` and ``counts/``; returns the bytes of the first."""
-        if self.hashed:
-            return 0
-        for sub in ("vocabularies", "counts"):
-            (folder / sub).mkdir()
-        for name, vocabulary in self._vocabularies.items():
-            np.save(folder / "counts" / f"{name}.npy", vocabulary.counts)
-        return sum(
-            write_vocabulary(folder / "vocabularies" / f"{n}.arrow", v.values) for n, v in self._vocabularies.items()
-        )
+        return 0 if self.hashed else write_vocabularies(folder, self._vocabularies)
 
 
 class ReferenceIds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -156,6 +156,22 @@ def write_vocabulary(path: Path, values: pa.Array) -> int:
     with pa.ipc.new_file(str(path), pa.schema([("value", values.type)])) as writer:
         writer.write_batch(pa.record_batch([values], names=["value"]))
     return path.stat().st_size
+
+
+class Counted(Protocol):
+    """Values and how often they came, by id: ``values`` of ids from 1 on, ``counts`` int64 of ids from 0 on."""
+
+    values: pa.Array
+    counts: np.ndarray
+
+
+def write_vocabularies(folder: Path, vocabularies: Mapping[str, Counted]) -> int:
+    """Writes ``vocabularies/`` and ``counts/`` below a folder; returns the bytes of the first."""
+    for sub in ("vocabularies", "counts"):
+        (folder / sub).mkdir()
+    for name, vocabulary in vocabularies.items():
+        np.save(folder / "counts" / f"{name}.npy", vocabulary.counts)
+    return sum(write_vocabulary(folder / "vocabularies" / f"{n}.arrow", v.values) for n, v in vocabularies.items())
 
 
 def read_values(path: Path, size: int) -> pl.Series:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ from recsys_emb.serving.exports.torchrec_folder import to_torchrec
 from recsys_emb.training.run_dir import RunDir
 from tests.serving.export_cases import BACKENDS, HASHED, HASHING, METHODS, SCHEMA, model_of, served, trained
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.ao.quantization, and in torch.onnx
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch.ao.quantization, and in torch.onnx
+    pytest.mark.usefixtures("exact_products"),
+]
 
 needs_onnx = pytest.mark.skipif(
     any(onnx_file.find_spec(name) is None for name in onnx_file.NEEDED), reason="the extra `onnx` is not installed"
@@ -41,15 +44,6 @@ needs_onnx = pytest.mark.skipif(
 every_form = pytest.mark.parametrize(("name", "options"), BACKENDS + METHODS)
 every_model = pytest.mark.parametrize("model", model_registry.names())
 every_hash = pytest.mark.parametrize("name", HASHING)
-
-
-@pytest.fixture(autouse=True)
-def _exact_products() -> Iterator[None]:
-    """A training in bf16 before these tests lets fp32 products round on processors with AMX; other programs' do not."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 def batches(schema: DatasetSchema = SCHEMA) -> list[Inputs]:

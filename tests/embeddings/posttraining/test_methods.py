@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import fbgemm_gpu  # noqa: F401  loads its operators
@@ -21,14 +20,7 @@ from recsys_emb.embeddings.posttraining.int4 import Int4Rows
 from recsys_emb.errors import UserError
 from tests.embeddings.posttraining.test_every_method import DIM, SIZES, SPEC, STATS, rows_of, trained
 
-
-@pytest.fixture(autouse=True)
-def _exact_products() -> Iterator[None]:
-    """A training in bf16 before these tests lets fp32 products round on processors with AMX; numpy's do not."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
+pytestmark = pytest.mark.usefixtures("exact_products")
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.999])
